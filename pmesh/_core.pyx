@@ -1,0 +1,109 @@
+# cython: language_level=3, binding=True, freelist=0
+"""The hot path of pmesh, one extension: messages, mailboxes, dispatch, latency recording.
+
+Here live only the parts that every message passes through. What an agent is to its user, names, the
+life of an agent from start to stop and everything that happens once per agent rather than once per
+message are Python, in the modules above. The textual parts, in reading order:
+
+- `_core_recorder.pxi`  LatencyRecorder: a histogram that is always on
+- `_core_mailbox.pxi`   Message, Counters, Mailbox: the queue, its policies and its account
+- `_core_slot.pxi`      HandlerTable, Scope, Slot, Cell: what a handler runs in
+- `_core_dispatch.pxi`  Dispatcher: the run queue of one event loop, wake-ups, timers, the window
+- `_core_ref.pxi`       AgentRef, Send, Ask: what senders hold
+
+Threads: a mailbox is locked by its own critical section, which is free of cost where there is a GIL.
+Offering a message is safe from any thread; everything else happens in the coordinator's loop.
+"""
+
+cimport cython
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint64_t, uint8_t
+
+import asyncio
+import collections
+import collections.abc
+import contextvars
+import sys
+
+from pmesh.errors import (
+    AgentStopped,
+    AskTimeout,
+    HandlerCancelled,
+    InvalidArgument,
+    InvalidType,
+    MailboxFull,
+    UnhandledMessage,
+    UsedAfterFork,
+    WrongLoop,
+)
+
+cdef extern from *:
+    """
+    #include <time.h>
+    #ifndef PMESH_DEBUG
+    #define PMESH_DEBUG 0
+    #endif
+    #ifndef PMESH_TRACE
+    #define PMESH_TRACE 0
+    #endif
+    #ifdef Py_GIL_DISABLED
+    #define PMESH_GIL 0
+    #else
+    #define PMESH_GIL 1
+    #endif
+
+    static inline int64_t pmesh_monotonic_ns(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (int64_t)now.tv_sec * 1000000000LL + now.tv_nsec;
+    }
+
+    /* PyIter_Send with the result as an ordinary new reference: *status is 1 while the iterator
+       yields and 0 when it has returned; NULL with an exception set when it raised. */
+    static inline PyObject *pmesh_iter_send(PyObject *iterator, PyObject *value, int *status) {
+        PyObject *result = NULL;
+        PySendResult outcome = PyIter_Send(iterator, value, &result);
+        *status = (outcome == PYGEN_NEXT);
+        return outcome == PYGEN_ERROR ? NULL : result;
+    }
+
+    static inline PyObject *pmesh_var_get(PyObject *var) {
+        PyObject *value = NULL;
+        if (PyContextVar_Get(var, Py_None, &value) < 0) return NULL;
+        return value;
+    }
+    """
+    const int PMESH_DEBUG
+    const int PMESH_TRACE
+    const int PMESH_GIL
+    const unsigned long CYTHON_HEX_VERSION
+    int64_t pmesh_monotonic_ns() noexcept nogil
+    object pmesh_iter_send(object iterator, object value, int *status)
+    object pmesh_var_get(object var)
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() noexcept
+    object PyContextVar_Set(object var, object value)
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+    bint PyCoro_CheckExact(object o) noexcept
+
+# Units: one second, in the nanoseconds that every time in this extension is kept in.
+cdef enum:
+    SECOND_NS = 1_000_000_000
+
+BUILD_INFO = {
+    "debug": bool(PMESH_DEBUG),
+    "trace": bool(PMESH_TRACE),
+    "gil": bool(PMESH_GIL),
+    "cython": "%x.%x.%x" % (CYTHON_HEX_VERSION >> 24, CYTHON_HEX_VERSION >> 16 & 0xFF, CYTHON_HEX_VERSION >> 8 & 0xFF),
+}
+
+# Holds the Scope of the handler that code runs in, and that of the one which started it elsewhere.
+SCOPE = contextvars.ContextVar("pmesh.scope", default=None)
+
+include "_core_recorder.pxi"
+include "_core_mailbox.pxi"
+include "_core_slot.pxi"
+include "_core_dispatch.pxi"
+include "_core_ref.pxi"

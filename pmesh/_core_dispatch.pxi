@@ -1,0 +1,904 @@
+"""The dispatcher of one event loop: run queue, stepping of handlers, wake-ups, timers, the window."""
+
+cdef enum:
+    WAITER_PENDING = 0
+    WAITER_DONE = 1        # settled with a value or an error, or granted what it waited for
+    WAITER_TIMED_OUT = 2
+    WAITER_STOPPED = 3     # the agent stopped meanwhile
+    WAITER_CANCELLED = 4
+
+# The shortest heap of timeouts that is worth clearing of those which are over.
+cdef enum:
+    TIMERS_KEPT = 1024
+
+# Messages and wake-ups after which the loop gets its turn even when no time has passed (virtual time).
+cdef enum:
+    SLICE_MESSAGES = 8192
+
+
+@cython.final
+cdef class Clock:
+    """The one source of time of a coordinator: CLOCK_MONOTONIC, or a value that a test sets."""
+
+    cdef bint is_virtual
+    cdef int64_t value_ns
+
+    def __init__(self, *, bint virtual=False):
+        self.is_virtual = virtual
+
+    cdef inline int64_t now(self) noexcept:
+        return self.value_ns if self.is_virtual else pmesh_monotonic_ns()
+
+    def now_ns(self):
+        """Nanoseconds since an arbitrary start; the same clock as `time.monotonic_ns` unless virtual."""
+        return self.now()
+
+    def set_ns(self, int64_t value_ns):
+        """Set a virtual clock."""
+        if not self.is_virtual:
+            raise InvalidArgument("set_ns() on the real clock; make one with Clock(virtual=True)")
+        self.value_ns = value_ns
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Waiter:
+    """What a Task waits on for this mesh: the answer to an ask, room for a send, the end of a hook.
+
+    It has the part of the future protocol that a Task uses. Its Task is resumed by the dispatcher, in
+    the same turn of the loop, instead of by a callback of its own.
+    """
+
+    cdef public bint _asyncio_future_blocking
+    cdef Dispatcher dispatcher
+    cdef object callback
+    cdef object context
+    cdef object value
+    cdef object error
+    cdef object cancel_message
+    cdef int64_t deadline_ns           # when it times out; 0 for never
+    cdef int64_t size_bytes            # of the message that a send waits with
+    cdef uint8_t lane
+    cdef uint8_t state
+    cdef bint timed                    # in the heap of timeouts
+
+    def __init__(self):
+        raise InvalidType("Waiter is made by the dispatcher; it cannot be constructed")
+
+    cdef int conclude(self, int state) except -1:
+        """Settle with `state` and let the waiting Task go on; in the loop. Only the first call counts."""
+        if self.state != WAITER_PENDING:
+            return 0
+        self.state = state
+        if self.timed:
+            self.dispatcher.timers_live -= 1
+        if self.callback is not None:
+            self.dispatcher.wake(self)
+        return 0
+
+    cdef int settle(self, object value, object error) except -1:
+        if self.state == WAITER_PENDING:
+            self.value = value
+            self.error = error
+            self.conclude(WAITER_DONE)
+        return 0
+
+    def __await__(self):
+        if self.state == WAITER_PENDING:
+            self._asyncio_future_blocking = True
+            yield self
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def get_loop(self):
+        return self.dispatcher.loop
+
+    def add_done_callback(self, callback, *, context=None):
+        self.callback = callback
+        self.context = context
+        if self.state != WAITER_PENDING:
+            self.dispatcher.wake(self)
+
+    def remove_done_callback(self, callback):
+        self.callback = None
+        return 1
+
+    def done(self):
+        return self.state != WAITER_PENDING
+
+    def cancelled(self):
+        return self.state == WAITER_CANCELLED
+
+    def result(self):
+        # Whoever drives the awaiting coroutine asks here only whether to throw a cancellation into it;
+        # values and errors are fetched by the coroutine itself.
+        if self.state == WAITER_CANCELLED:
+            raise asyncio.CancelledError(*(() if self.cancel_message is None else (self.cancel_message,)))
+
+    def exception(self):
+        return None
+
+    def cancel(self, msg=None):
+        if self.state != WAITER_PENDING:
+            return False
+        self.cancel_message = msg
+        self.conclude(WAITER_CANCELLED)
+        return True
+
+    def __repr__(self):
+        return "<Waiter pending>" if self.state == WAITER_PENDING else "<Waiter done>"
+
+
+@cython.final
+cdef class Dispatcher:
+    """Serves all agents of one event loop from one run queue, a slice of time at a turn of the loop."""
+
+    cdef readonly object loop
+    cdef readonly Clock clock
+    cdef object context               # fixed: what drain and every new slot starts from
+    cdef object drain_callback
+    cdef object new_task
+    cdef object enter_task
+    cdef object leave_task
+    cdef object running_loop
+    cdef object scope_var
+    cdef object hooks                 # the coordinator: dead_letter, failure, overflow, killed
+    cdef unsigned long thread_id
+    cdef Cell ready_first
+    cdef Cell ready_last
+    cdef object wakes                 # deque of Waiter whose Tasks are to be resumed
+    cdef object calls                 # deque of (function, args) to be called in the loop
+    cdef list timers                  # heap of Waiter by deadline_ns
+    cdef Py_ssize_t timers_live       # those in it that still wait
+    cdef object timer                 # the loop's TimerHandle
+    cdef int64_t timer_ns             # when it fires; 0 when none is set
+    cdef object chooser               # picks among ready agents; None for first come, first served
+    cdef readonly Py_ssize_t window   # 0 for none
+    cdef Py_ssize_t window_used
+    cdef object window_waiters
+    cdef Slot stepping                # whose handler runs right now, in place or in its Task
+    cdef Slot entered                 # whose Task is the current one
+    cdef int64_t slice_ns
+    cdef int64_t slice_end_ns
+    cdef int64_t now_ns               # the newest reading of the clock
+    cdef Py_ssize_t batch             # messages that one agent handles before the next one's turn
+    cdef Py_ssize_t budget            # messages and wake-ups left in this slice
+    cdef bint now_is_fresh            # nothing but dispatch happened since now_ns was read
+    cdef bint drain_scheduled         # drain is going to run, or runs
+    cdef public bint closing          # mail from outside handlers is refused
+    cdef readonly bint ended          # nothing is served any more
+    cdef bint forked                  # this is a copy in a forked child
+
+    def __init__(self, loop not None, hooks, Clock clock not None, *, Py_ssize_t window=0, Py_ssize_t batch=64,
+                 double slice_seconds=0.001, chooser=None):
+        self.loop = loop
+        self.hooks = hooks
+        self.clock = clock
+        self.context = contextvars.Context()
+        self.drain_callback = self._drain
+        self.new_task = asyncio.Task
+        self.enter_task = asyncio.tasks._enter_task
+        self.leave_task = asyncio.tasks._leave_task
+        self.running_loop = asyncio._get_running_loop
+        self.scope_var = SCOPE
+        self.thread_id = PyThread_get_thread_ident()
+        self.wakes = collections.deque()
+        self.calls = collections.deque()
+        self.timers = []
+        self.window_waiters = collections.deque()
+        self.window = window
+        self.batch = batch
+        self.slice_ns = <int64_t>(slice_seconds * SECOND_NS)
+        self.chooser = chooser
+
+    # The run queue.
+
+    cdef int push(self, Cell cell) except -1:
+        """Append a cell that became ready (its `scheduled` is set); from any thread."""
+        cdef bint schedule
+        with cython.critical_section(self):
+            if self.ready_last is None:
+                self.ready_first = cell
+            else:
+                self.ready_last.next_ready = cell
+            self.ready_last = cell
+            schedule = not self.drain_scheduled
+            self.drain_scheduled = True
+        if schedule:
+            self.schedule()
+        return 0
+
+    cdef Cell pop(self):
+        cdef Cell cell
+        if self.chooser is not None:
+            return self.pop_chosen()
+        with cython.critical_section(self):
+            cell = self.ready_first
+            if cell is not None:
+                self.ready_first = cell.next_ready
+                cell.next_ready = None
+                if self.ready_first is None:
+                    self.ready_last = None
+        return cell
+
+    cdef Cell pop_chosen(self):
+        """Let the hook pick: it is given the refs of all ready agents and returns an index."""
+        cdef list ready = []
+        cdef Cell cell, before
+        cdef Py_ssize_t index, i
+        with cython.critical_section(self):
+            cell = self.ready_first
+            while cell is not None:
+                ready.append(cell.ref)
+                cell = cell.next_ready
+        if not ready:
+            return None
+        index = self.chooser(ready)
+        if not 0 <= index < len(ready):
+            raise InvalidArgument(f"the chooser returned {index}; it must be an index below {len(ready)}")
+        with cython.critical_section(self):
+            before = None
+            cell = self.ready_first
+            for i in range(index):
+                before = cell
+                cell = cell.next_ready
+            if before is None:
+                self.ready_first = cell.next_ready
+            else:
+                before.next_ready = cell.next_ready
+            if self.ready_last is cell:
+                self.ready_last = before
+            cell.next_ready = None
+        return cell
+
+    cdef int schedule(self) except -1:
+        """Have the loop call drain once; `drain_scheduled` was just set."""
+        try:
+            if PyThread_get_thread_ident() == self.thread_id:
+                self.loop.call_soon(self.drain_callback, context=self.context)
+            else:
+                self.loop.call_soon_threadsafe(self.drain_callback, context=self.context)
+        except BaseException:
+            self.drain_scheduled = False
+            raise
+        return 0
+
+    cdef int ensure_drain(self) except -1:
+        cdef bint schedule
+        with cython.critical_section(self):
+            schedule = not self.drain_scheduled
+            self.drain_scheduled = True
+        if schedule:
+            self.schedule()
+        return 0
+
+    cdef int wake(self, Waiter waiter) except -1:
+        """Resume the Task that waits on `waiter`, soon; in the loop."""
+        self.wakes.append(waiter)
+        self.ensure_drain()
+        return 0
+
+    cdef int call(self, object function, tuple args) except -1:
+        """Call `function` in the loop, before more messages are handled; from any thread."""
+        self.calls.append((function, args))
+        self.ensure_drain()
+        return 0
+
+    def _drain(self):
+        """Serve ready agents until none is left or the slice is over; the loop calls this."""
+        cdef Cell cell
+        cdef bint more
+        self.now_ns = self.clock.now()
+        self.now_is_fresh = True
+        self.slice_end_ns = self.now_ns + self.slice_ns
+        self.budget = SLICE_MESSAGES
+        try:
+            while True:
+                if self.calls:
+                    self.run_calls()
+                cell = self.pop()
+                if cell is not None:
+                    self.run(cell)
+                elif not self.wakes and not self.calls:
+                    break
+                if self.wakes:
+                    self.run_wakes()
+                if self.now_ns >= self.slice_end_ns or self.budget <= 0:
+                    break
+        finally:
+            with cython.critical_section(self):
+                more = self.ready_first is not None or bool(self.wakes) or bool(self.calls)
+                self.drain_scheduled = more
+            if more:
+                self.schedule()
+
+    cdef int run_calls(self) except -1:
+        cdef object function
+        cdef tuple args
+        while self.calls:
+            function, args = self.calls.popleft()
+            function(*args)
+        self.now_is_fresh = False
+        return 0
+
+    cdef int run_wakes(self) except -1:
+        """Resume the Tasks that were waiting, each in its own Context, as the loop would."""
+        cdef Waiter waiter
+        cdef object callback, context
+        cdef int64_t before
+        while self.wakes:
+            waiter = self.wakes.popleft()
+            callback = waiter.callback
+            if callback is None:
+                continue
+            context = waiter.context
+            waiter.callback = waiter.context = None
+            before = self.now_ns
+            if context is None:
+                callback(waiter)
+            else:
+                PyContext_Enter(context)
+                try:
+                    callback(waiter)
+                finally:
+                    PyContext_Exit(context)
+            self.budget -= 1
+            if self.now_ns == before:
+                self.now_ns = self.clock.now()
+            if self.now_ns >= self.slice_end_ns or self.budget <= 0:
+                break
+        self.now_is_fresh = False
+        return 0
+
+    # Handling.
+
+    cdef int run(self, Cell cell) except -1:
+        """Let one agent handle a batch, and put it back in the queue if it has more."""
+        cdef Py_ssize_t left = self.batch
+        cdef Slot slot
+        if not self.now_is_fresh:
+            self.now_ns = self.clock.now()
+            self.now_is_fresh = True
+        try:
+            while left > 0 and not cell.paused and cell.normal_size + cell.control_size:
+                slot = cell.acquire()
+                if slot is None:
+                    break
+                left = self.run_slot(cell, slot, left)
+        finally:
+            if cell.ran():
+                self.push(cell)
+        return 0
+
+    cdef Py_ssize_t run_slot(self, Cell cell, Slot slot, Py_ssize_t left) except -1:
+        """Handle messages in `slot` until one suspends, none is left or the batch or slice is over.
+
+        Returns how much of the batch is left; the slot is free again unless its handler suspended.
+        """
+        cdef Message message
+        cdef bint suspended = False
+        if slot.task is None and cell.table.has_async:
+            slot.make_task()
+        PyContext_Enter(slot.context)
+        try:
+            while left > 0:
+                message = cell.take()
+                if message is None:
+                    break
+                if cell.has_waiters:
+                    self.grant_room(cell)
+                left -= 1
+                self.budget -= 1
+                suspended = self.step(cell, slot, message)
+                if suspended or cell.paused or slot.swallow_cancel:
+                    break
+                if self.now_ns >= self.slice_end_ns or self.budget <= 0:
+                    break
+            if suspended:
+                self.leave()
+                slot.hand_over()
+                self.now_is_fresh = False
+        finally:
+            self.leave()
+            PyContext_Exit(slot.context)
+            # A slot with a cancel that came too late is free again once its Task has taken it.
+            if not suspended and not slot.swallow_cancel and slot.state != SLOT_ENDED:
+                cell.put_back(slot)
+        return left
+
+    cdef inline int leave(self) except -1:
+        """No Task is current any more."""
+        cdef Slot slot = self.entered
+        if slot is not None:
+            self.entered = None
+            self.leave_task(self.loop, slot.task)
+        return 0
+
+    cdef inline int enter(self, Slot slot) except -1:
+        """Make the Task of `slot` the current one; the slot's Context is entered."""
+        if self.entered is None:
+            if slot.task is None:
+                # An eager Task enters its Context by itself.
+                PyContext_Exit(slot.context)
+                try:
+                    slot.make_task()
+                finally:
+                    PyContext_Enter(slot.context)
+            self.enter_task(self.loop, slot.task)
+            self.entered = slot
+        return 0
+
+    cdef object start_in_place(self, Slot slot, object awaitable, int *status):
+        """First step of an awaitable under the slot's Task: its value, or what it waits for (*status 1)."""
+        cdef object iterator
+        self.enter(slot)
+        if PyCoro_CheckExact(awaitable):
+            iterator = awaitable
+        else:
+            iterator = type(awaitable).__await__(awaitable) if hasattr(type(awaitable), "__await__") else awaitable
+        value = pmesh_iter_send(iterator, None, status)
+        if status[0]:
+            slot.running = iterator
+            slot.yielded = value
+            slot.has_yielded = True
+        return value
+
+    cdef bint step(self, Cell cell, Slot slot, Message message) except -1:
+        """Handle `message` in place; True when the handler suspended and the slot must be handed over."""
+        cdef Handler handler
+        cdef object result = None
+        cdef object error = None
+        cdef int status = 0
+        cdef int64_t started_ns = self.now_ns
+        if started_ns < message.accepted_ns:
+            started_ns = message.accepted_ns
+        if message.deadline_ns and started_ns >= message.deadline_ns:
+            self.expire(cell, message)
+            return False
+        handler = cell.table.lookup(message.payload)
+        if handler is None:
+            self.unhandled(cell, message)
+            return False
+        slot.open_scope(message)
+        slot.handler = handler
+        slot.started_ns = started_ns
+        slot.in_place = True
+        self.stepping = slot
+        try:
+            if handler.is_async:
+                self.enter(slot)
+            elif self.entered is not None:
+                self.leave()
+            if handler.takes_agent:
+                result = handler.function(cell.agent, message.payload)
+            else:
+                result = handler.function(message.payload)
+            if result is not None and pmesh_awaitable(result):
+                result = self.start_in_place(slot, result, &status)
+        except BaseException as raised:
+            error = raised
+        self.stepping = None
+        slot.in_place = False
+        if status:
+            if message.windowed:
+                self.leave_window(message)
+            return True
+        if slot.cancel_requested or (slot.state == SLOT_FRESH and slot.task is not None and slot.task.cancelling()):
+            slot.clear_cancels()
+        slot.close_scope()
+        self.now_ns = self.clock.now()
+        self.now_is_fresh = True
+        self.finish(cell, handler, message, result, error, started_ns, self.now_ns)
+        if error is not None and isinstance(error, (SystemExit, KeyboardInterrupt)):
+            raise error
+        return False
+
+    cdef int finish(self, Cell cell, Handler handler, Message message, object value, object error,
+                    int64_t started_ns, int64_t now_ns) except -1:
+        """Record, count and answer a message whose handler is over."""
+        cdef Meter meter = cell.meter
+        cdef Waiter reply = message.reply
+        meter.queue.add(started_ns - message.accepted_ns)
+        meter.service.add(now_ns - started_ns)
+        meter.latency.add(now_ns - message.accepted_ns)
+        if error is None:
+            cell.count_end(END_HANDLED)
+        else:
+            cell.count_end(END_FAILED)
+        if message.windowed:
+            self.leave_window(message)
+        if reply is not None:
+            if error is None:
+                reply.settle(value, None)
+            else:
+                reply.settle(None, self.answerable(cell, handler, error))
+        if error is not None:
+            self.hooks.on_failure(cell, handler, message, error)
+        if cell.watched:
+            self.check_quiet(cell)
+        return 0
+
+    cdef object answerable(self, Cell cell, Handler handler, object error):
+        """The exception that an asker gets for one that a handler raised."""
+        if isinstance(error, asyncio.CancelledError):
+            answer = HandlerCancelled(f"handler {handler.name} of agent {cell.name!r} was cancelled")
+        elif isinstance(error, (StopIteration, StopAsyncIteration)):
+            # Raised into the asking coroutine it would end it.
+            answer = RuntimeError(f"handler {handler.name} of agent {cell.name!r} raised {type(error).__name__}")
+        elif isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit)):
+            answer = HandlerCancelled(
+                f"handler {handler.name} of agent {cell.name!r} ended with {type(error).__name__}"
+            )
+        else:
+            return error
+        answer.__cause__ = error
+        return answer
+
+    cdef int check_quiet(self, Cell cell) except -1:
+        if cell.watched and cell.normal_size + cell.control_size + cell.in_hand == 0:
+            cell.watched = False
+            self.call(cell.life.on_quiet, ())
+        return 0
+
+    # Accepted messages that no handler sees: each is counted, its asker told, and a dead letter made.
+
+    cdef int expire(self, Cell cell, Message message) except -1:
+        cell.count_end(END_EXPIRED)
+        self.bury(cell, message, "expired", None)
+        return 0
+
+    cdef int unhandled(self, Cell cell, Message message) except -1:
+        cell.count_end(END_DEAD)
+        self.bury(cell, message, "unhandled", UnhandledMessage(
+            f"agent {cell.name!r} has no handler for {type(message.payload).__qualname__} and no receive()"
+        ) if message.reply is not None else None)
+        return 0
+
+    cdef int bury(self, Cell cell, Message message, str kind, object error) except -1:
+        """After the count: free the window, answer the asker (an expired one times out), tell the dead letters.
+
+        From any thread; what belongs to the loop is called there.
+        """
+        if PyThread_get_thread_ident() == self.thread_id:
+            self.bury_in_loop(cell, message, kind, error)
+        else:
+            self.call(self.bury_later, (cell, message, kind, error))
+        return 0
+
+    def bury_later(self, Cell cell, Message message, str kind, error):
+        self.bury_in_loop(cell, message, kind, error)
+
+    cdef int bury_in_loop(self, Cell cell, Message message, str kind, object error) except -1:
+        if message.windowed:
+            self.leave_window(message)
+        if message.reply is not None:
+            if error is None:
+                message.reply.conclude(WAITER_TIMED_OUT)
+            else:
+                message.reply.settle(None, error)
+        self.hooks.on_dead_letter(kind, message, cell.ref)
+        if cell.watched:
+            self.check_quiet(cell)
+        return 0
+
+    cdef int bury_dropped(self, Cell cell, Message message) except -1:
+        self.bury(cell, message, "dropped", MailboxFull(
+            f"a message to agent {cell.name!r} was dropped: its mailbox holds {cell.capacity} and the policy drops"
+        ) if message.reply is not None else None)
+        return 0
+
+    def discard(self, Cell cell not None):
+        """Dead-letter all that waits for a stopped agent, and refuse senders that wait for room."""
+        cdef Message message = cell.discard_all()
+        cdef Message following
+        while message is not None:
+            following = message.next
+            message.next = None
+            self.bury(cell, message, "stopped", AgentStopped(
+                f"agent {cell.name!r} stopped before it handled {type(message.payload).__name__}"
+            ) if message.reply is not None else None)
+            message = following
+        self.refuse_waiters(cell)
+
+    def refuse_waiters(self, Cell cell not None):
+        cdef Waiter waiter
+        for waiters in (cell.normal_waiters, cell.control_waiters):
+            while waiters:
+                waiter = waiters.popleft()
+                waiter.conclude(WAITER_STOPPED)
+        cell.has_waiters = False
+
+    # Lifecycle hooks, in a slot of the agent: on_start and on_stop share the Task of its first handlers.
+
+    def run_hook(self, Cell cell not None, function, tuple args):
+        """Call a hook; None when it is over, or a `Waiter` for its end. Raises what it raises."""
+        cdef Slot slot = cell.acquire()
+        cdef object outer_task
+        cdef Slot outer_entered = self.entered
+        cdef Slot outer_stepping = self.stepping
+        cdef object result
+        cdef int status = 0
+        cdef bint over = False
+        if slot is None:
+            raise InvalidArgument(f"agent {cell.name!r} has no free slot for {function!r}")
+        # An agent with coroutines gets its Task now: before the Context is entered, since an eager
+        # Task enters it by itself.
+        if slot.task is None and asyncio.iscoroutinefunction(function):
+            slot.make_task()
+        outer_task = asyncio.current_task(self.loop)
+        if outer_task is not None:
+            self.leave_task(self.loop, outer_task)
+        self.entered = None
+        slot.in_place = True
+        try:
+            PyContext_Enter(slot.context)
+            try:
+                slot.open_scope(None)
+                self.stepping = slot
+                try:
+                    result = function(*args)
+                    if result is not None and pmesh_awaitable(result):
+                        result = self.start_in_place(slot, result, &status)
+                    over = not status
+                finally:
+                    self.stepping = None
+                    slot.in_place = False
+                    self.leave()
+                if status:
+                    slot.hook = Waiter.__new__(Waiter)
+                    slot.hook.dispatcher = self
+                    waiter = slot.hook
+                    slot.hand_over()
+                    return waiter
+            finally:
+                PyContext_Exit(slot.context)
+                if not status:
+                    slot.close_scope()
+                    if slot.cancel_requested or (
+                        slot.state == SLOT_FRESH and slot.task is not None and slot.task.cancelling()
+                    ):
+                        slot.clear_cancels()
+                    if not slot.swallow_cancel:
+                        cell.put_back(slot)
+        finally:
+            self.stepping = outer_stepping
+            self.entered = outer_entered
+            if outer_task is not None:
+                self.enter_task(self.loop, outer_task)
+        return None
+
+    # What the outside of the loop can do to an agent.
+
+    cdef int killed(self, Cell cell) except -1:
+        """An idle slot's Task was cancelled from outside."""
+        self.call(self.hooks.on_killed, (cell,))
+        return 0
+
+    cdef int overflowed(self, Cell cell, Message message) except -1:
+        """The STOP policy: the agent fails, in the loop."""
+        self.call(self.hooks.on_overflow, (cell, type(message.payload).__name__))
+        return 0
+
+    # Submission.
+
+    cdef inline Scope current_scope(self):
+        """The handler that the calling code runs in, or was started by; None outside of handlers."""
+        if self.stepping is not None and PyThread_get_thread_ident() == self.thread_id:
+            return self.stepping.scope
+        return pmesh_var_get(self.scope_var)
+
+    cdef int check_usable(self) except -1:
+        if self.forked:
+            raise UsedAfterFork(
+                "this coordinator was made before a fork; its event loop runs in the parent process."
+                " Make a Coordinator of your own in the child"
+            )
+        return 0
+
+    cdef int check_loop(self, str method) except -1:
+        """`send` and `ask` wait in the coordinator's loop, and nowhere else."""
+        cdef object running = self.running_loop()
+        if running is not self.loop:
+            raise WrongLoop(
+                f"{method}() belongs to the coordinator's event loop, but "
+                + ("no event loop runs in this thread" if running is None else "was awaited in another one")
+                + "; use tell() from other threads, or asyncio.run_coroutine_threadsafe"
+            )
+        return 0
+
+    cdef int prepare(self, Cell cell, Message message, Scope scope) except -1:
+        """Lane, size and sender of a message, before any lock: this may run the user's code."""
+        cdef Handler handler
+        if cell.table.has_control:
+            handler = cell.table.lookup(message.payload)
+            if handler is not None:
+                message._lane = handler._lane
+        if cell.max_bytes >= 0:
+            cell.weigh(message)
+        if scope is not None and message.sender is None:
+            message.sender = scope.cell.ref
+        return 0
+
+    cdef bint submit(self, Cell cell, Message message) except -1:
+        """Offer a prepared message; True when it was accepted. From any thread."""
+        cdef bint ready = False
+        cdef Message displaced, following
+        message.accepted_ns = self.clock.now()
+        displaced = cell.accept(message, &ready)
+        if ready:
+            try:
+                self.push(cell)
+            except RuntimeError:
+                # The loop was closed under a coordinator that was never left.
+                self.ended = True
+                cell.close()
+                cell.retract(message)
+                return False
+        if message.outcome == OFFER_ACCEPTED and displaced is None:
+            return True
+        while displaced is not None:
+            following = displaced.next
+            displaced.next = None
+            self.bury_dropped(cell, displaced)
+            displaced = following
+        if message.outcome == OFFER_DROPPED:
+            self.bury_dropped(cell, message)
+            return True
+        if message.outcome == OFFER_OVERFLOW:
+            self.overflowed(cell, message)
+        return message.outcome == OFFER_ACCEPTED
+
+    # Waiting senders.
+
+    cdef int grant_room(self, Cell cell) except -1:
+        """Promise places that fell free to the senders that have waited longest."""
+        cdef Waiter waiter
+        for waiters in (cell.control_waiters, cell.normal_waiters):
+            while waiters:
+                waiter = waiters[0]
+                if not cell.promise(waiter.lane, waiter.size_bytes):
+                    break
+                waiters.popleft()
+                waiter.conclude(WAITER_DONE)
+        cell.has_waiters = bool(cell.normal_waiters) or bool(cell.control_waiters)
+        return 0
+
+    cdef int leave_window(self, Message message) except -1:
+        message.windowed = False
+        return self.free_window_place()
+
+    cdef int free_window_place(self) except -1:
+        """A place in the window goes to the oldest waiter."""
+        cdef Waiter waiter
+        self.window_used -= 1
+        if self.window_waiters and self.window_used < self.window:
+            waiter = self.window_waiters.popleft()
+            self.window_used += 1
+            waiter.conclude(WAITER_DONE)
+        return 0
+
+    # Timeouts of asks and sends: a binary heap swept by one timer of the loop. Most are over long before
+    # they are due, and are then left in the heap until enough of them have gathered.
+
+    cdef int set_timeout(self, Waiter waiter, int64_t deadline_ns) except -1:
+        cdef list heap = self.timers
+        cdef Py_ssize_t place = len(heap)
+        cdef Py_ssize_t parent
+        cdef Waiter above
+        if place > TIMERS_KEPT + 2 * self.timers_live:
+            self.clear_timers()
+            heap = self.timers
+            place = len(heap)
+        waiter.deadline_ns = deadline_ns
+        waiter.timed = True
+        self.timers_live += 1
+        heap.append(waiter)
+        while place > 0:
+            parent = (place - 1) >> 1
+            above = heap[parent]
+            if above.deadline_ns <= deadline_ns:
+                break
+            heap[place] = above
+            place = parent
+        heap[place] = waiter
+        if self.timer_ns == 0 or deadline_ns < self.timer_ns:
+            self.arm(deadline_ns)
+        return 0
+
+    cdef int clear_timers(self) except -1:
+        """Leave only those in the heap that still wait; sorted by deadline they are a heap."""
+        cdef list live = []
+        cdef Waiter waiter
+        for waiter in self.timers:
+            if waiter.state == WAITER_PENDING:
+                live.append((waiter.deadline_ns, len(live), waiter))
+            else:
+                waiter.timed = False
+        live.sort()
+        self.timers = [entry[2] for entry in live]
+        return 0
+
+    cdef Waiter pop_timer(self):
+        cdef list heap = self.timers
+        cdef Waiter top = heap[0]
+        cdef Waiter last = heap.pop()
+        cdef Waiter left, right
+        cdef Py_ssize_t size = len(heap)
+        cdef Py_ssize_t place = 0
+        cdef Py_ssize_t child
+        if size == 0:
+            return top
+        while True:
+            child = 2 * place + 1
+            if child >= size:
+                break
+            left = heap[child]
+            if child + 1 < size:
+                right = heap[child + 1]
+                if right.deadline_ns < left.deadline_ns:
+                    left = right
+                    child += 1
+            if last.deadline_ns <= left.deadline_ns:
+                break
+            heap[place] = left
+            place = child
+        heap[place] = last
+        return top
+
+    cdef int arm(self, int64_t deadline_ns) except -1:
+        cdef int64_t delay_ns = deadline_ns - self.clock.now()
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer_ns = deadline_ns
+        self.timer = self.loop.call_later(
+            delay_ns / <double>SECOND_NS if delay_ns > 0 else 0.0, self._sweep, context=self.context
+        )
+        return 0
+
+    def _sweep(self):
+        """Time out what is due; the loop's timer calls this, perhaps early, and it sets the next one."""
+        cdef Waiter waiter
+        cdef int64_t now_ns = self.clock.now()
+        self.timer = None
+        self.timer_ns = 0
+        while self.timers:
+            waiter = self.timers[0]
+            if waiter.state != WAITER_PENDING:
+                self.pop_timer().timed = False
+            elif waiter.deadline_ns <= now_ns:
+                self.pop_timer()
+                waiter.conclude(WAITER_TIMED_OUT)
+                waiter.timed = False
+            else:
+                self.arm(waiter.deadline_ns)
+                break
+
+    # For the coordinator.
+
+    def end(self):
+        """Serve nothing any more and let go of the loop's timer."""
+        self.ended = True
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self.timers.clear()
+
+    def mark_forked(self):
+        """This is a copy in a forked child: every use raises from now on."""
+        self.forked = True
+
+    def scope(self):
+        """(AgentRef, Message or None) of the handler that the calling code runs in; None outside."""
+        cdef Scope scope = self.current_scope()
+        return None if scope is None else (scope.cell.ref, scope.message)
+
+    @property
+    def in_window(self):
+        """Places taken in the window."""
+        return self.window_used
+
+    @property
+    def timeouts(self):
+        """(timeouts set and not over, length of the heap that holds them)."""
+        return self.timers_live, len(self.timers)

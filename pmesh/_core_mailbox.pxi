@@ -1,0 +1,549 @@
+"""Messages and the bounded queue that holds them: policies, lanes, and the account of one mailbox."""
+
+# Lanes. System notices are to come before both once agents can be watched.
+cdef enum:
+    LANE_NORMAL = 0
+    LANE_CONTROL = 1
+
+# What happens to a message that finds no room (pmesh.Overflow has the same values).
+cdef enum:
+    OVERFLOW_REJECT = 0
+    OVERFLOW_DROP_NEWEST = 1
+    OVERFLOW_DROP_OLDEST = 2
+    OVERFLOW_STOP = 3
+
+# What became of an offer, kept in Message.outcome until the message is finished.
+cdef enum:
+    OFFER_ACCEPTED = 0
+    OFFER_FULL = 1          # rejected, the policy is REJECT or the lane is control
+    OFFER_CLOSED = 2        # rejected, the mailbox takes no mail any more
+    OFFER_TOO_LARGE = 3     # rejected, larger than the whole byte budget
+    OFFER_DROPPED = 4       # accepted, and dropped at once (DROP_NEWEST)
+    OFFER_OVERFLOW = 5      # rejected, and the agent is to fail (STOP)
+
+# How a message that was accepted ended; each has one counter in the account.
+cdef enum:
+    END_HANDLED = 0
+    END_FAILED = 1
+    END_EXPIRED = 2
+    END_DROPPED = 3
+    END_DEAD = 4
+
+# After this many control messages in a row one normal message is served, so that a flood of control
+# mail cannot starve the normal lane.
+cdef enum:
+    CONTROL_RUN = 64
+
+LANES = ("normal", "control")
+OFFERS = ("accepted", "full", "closed", "too_large", "dropped", "overflow")
+ENDS = ("handled", "failed", "expired", "dropped", "dead")
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Message:
+    """The envelope: a payload on its way to one agent. It is also the node of the mailbox's list."""
+
+    cdef readonly object payload
+    cdef readonly object sender       # AgentRef of the agent that sent it, or None
+    cdef readonly object headers      # mapping given by the sender, or None
+    cdef Waiter reply                 # where the answer of an ask goes, or None
+    cdef Message next                 # next in the same lane, newer; owned by the mailbox
+    cdef readonly int64_t accepted_ns
+    cdef readonly int64_t deadline_ns  # absolute, on the coordinator's clock; 0 for none
+    cdef int64_t size_bytes           # counted against max_bytes; 0 where no budget is set
+    cdef uint8_t _lane
+    cdef uint8_t outcome              # one of the OFFER values
+    cdef bint windowed                # holds a place in the coordinator's window
+
+    def __init__(self):
+        raise InvalidType("Message is made by tell, send and ask; it cannot be constructed")
+
+    @property
+    def lane(self):
+        """"normal" or "control"."""
+        return LANES[self._lane]
+
+    @property
+    def expects_reply(self):
+        """Whether the sender waits for an answer (the message is an ask)."""
+        return self.reply is not None
+
+    def __repr__(self):
+        return f"<Message {type(self.payload).__name__} lane={LANES[self._lane]}>"
+
+
+cdef inline Message new_message(object payload):
+    cdef Message message = Message.__new__(Message)
+    message.payload = payload
+    return message
+
+
+cdef struct Account:
+    int64_t sent
+    int64_t accepted
+    int64_t rejected
+    int64_t handled
+    int64_t failed
+    int64_t expired
+    int64_t dropped
+    int64_t dead
+    int64_t pending
+
+
+@cython.final
+cdef class Counters:
+    """A copy of an account: of one mailbox at one instant, or a sum of such copies.
+
+    accepted == handled + failed + expired + dropped + dead + pending, and sent == accepted + rejected.
+    """
+
+    cdef Account account
+
+    @property
+    def sent(self): return self.account.sent
+
+    @property
+    def accepted(self): return self.account.accepted
+
+    @property
+    def rejected(self): return self.account.rejected
+
+    @property
+    def handled(self): return self.account.handled
+
+    @property
+    def failed(self): return self.account.failed
+
+    @property
+    def expired(self): return self.account.expired
+
+    @property
+    def dropped(self): return self.account.dropped
+
+    @property
+    def dead(self): return self.account.dead
+
+    @property
+    def pending(self): return self.account.pending
+
+    def add(self, Counters other not None):
+        """Add `other`, term by term."""
+        self.account.sent += other.account.sent
+        self.account.accepted += other.account.accepted
+        self.account.rejected += other.account.rejected
+        self.account.handled += other.account.handled
+        self.account.failed += other.account.failed
+        self.account.expired += other.account.expired
+        self.account.dropped += other.account.dropped
+        self.account.dead += other.account.dead
+        self.account.pending += other.account.pending
+
+    def count_rejected(self):
+        """Count one message that was sent to no mailbox at all and so rejected."""
+        with cython.critical_section(self):
+            self.account.sent += 1
+            self.account.rejected += 1
+
+    def imbalance(self):
+        """What does not add up, in words; None when both equations of the account hold."""
+        cdef Account a = self.account
+        cdef int64_t ended = a.handled + a.failed + a.expired + a.dropped + a.dead
+        if a.sent != a.accepted + a.rejected:
+            return f"sent {a.sent} != accepted {a.accepted} + rejected {a.rejected}"
+        if a.accepted != ended + a.pending:
+            return (
+                f"accepted {a.accepted} != handled {a.handled} + failed {a.failed} + expired {a.expired}"
+                f" + dropped {a.dropped} + dead {a.dead} + pending {a.pending} = {ended + a.pending}"
+            )
+        return None
+
+    def as_dict(self):
+        """The nine terms by name."""
+        return dict(self.account)
+
+    def __eq__(self, other):
+        return isinstance(other, Counters) and self.as_dict() == other.as_dict()
+
+    __hash__ = None
+
+    def __repr__(self):
+        terms = " ".join(f"{name}={value}" for name, value in self.as_dict().items())
+        return f"<Counters {terms}>"
+
+
+cdef class Mailbox:
+    """Bounded queue of one agent, FIFO within a lane; control before normal.
+
+    Invariant, under the mailbox's own lock: accepted == handled + failed + expired + dropped + dead
+    + pending, where pending is size (both lanes) + in_hand. Nothing that runs user code happens under
+    the lock: messages to be discarded are handed to the caller.
+    """
+
+    cdef Message normal_first
+    cdef Message normal_last
+    cdef Message control_first
+    cdef Message control_last
+    cdef Py_ssize_t normal_size
+    cdef Py_ssize_t control_size
+    cdef Py_ssize_t in_hand            # taken and not finished
+    cdef Py_ssize_t capacity           # of each lane, in messages
+    cdef Py_ssize_t normal_promised    # places granted to senders that have not resumed yet
+    cdef Py_ssize_t control_promised
+    cdef int64_t max_bytes             # budget of both lanes together, or -1
+    cdef int64_t bytes_held            # of waiting messages and of promised places
+    cdef object measure                # size(payload) -> bytes, or None for len()
+    cdef object normal_waiters         # deque of Waiter, or None while nobody ever waited
+    cdef object control_waiters
+    cdef int64_t sent, accepted, rejected, handled, failed, expired, dropped, dead
+    cdef int overflow
+    cdef int control_run               # control messages served in a row
+    cdef bint closed                   # takes no mail any more
+    cdef bint has_waiters
+
+    def __init__(self, Py_ssize_t capacity=1024, *, max_bytes=None, int overflow=OVERFLOW_REJECT, size=None):
+        self.capacity = capacity
+        self.max_bytes = -1 if max_bytes is None else max_bytes
+        self.overflow = overflow
+        self.measure = size
+
+    @cython.final
+    cdef int weigh(self, Message message) except -1:
+        """Set the bytes of `message`; runs the user's `size`, so never under the lock."""
+        cdef object payload = message.payload
+        cdef int64_t size
+        if self.measure is not None:
+            size = self.measure(payload)
+            if size < 0:
+                raise InvalidArgument(f"size({type(payload).__name__}) returned {size}; it must be 0 or more bytes")
+        elif isinstance(payload, (bytes, bytearray, str)):
+            size = len(payload)
+        elif isinstance(payload, memoryview):
+            size = payload.nbytes
+        else:
+            size = 0
+        message.size_bytes = size
+        return 0
+
+    @cython.final
+    cdef inline bint has_room(self, int lane, int64_t size_bytes) noexcept:
+        """Whether one more message fits beside what waits and what was promised; under the lock."""
+        if self.max_bytes >= 0 and self.bytes_held + size_bytes > self.max_bytes:
+            return False
+        if lane == LANE_CONTROL:
+            return self.control_size + self.control_promised < self.capacity
+        return self.normal_size + self.normal_promised < self.capacity
+
+    @cython.final
+    cdef Message put(self, Message message):
+        """Settle the fate of `message`, in message.outcome, and count it; safe from any thread.
+
+        Returns the messages displaced by it (DROP_OLDEST), linked by `next`, or None. They are counted
+        dropped; the caller tells their askers and the dead letters, outside the lock.
+        """
+        cdef Message displaced = None
+        with cython.critical_section(self):
+            displaced = self.put_locked(message)
+        return displaced
+
+    @cython.final
+    cdef inline Message put_locked(self, Message message):
+        cdef Message displaced = None
+        self.sent += 1
+        if self.closed:
+            message.outcome = OFFER_CLOSED
+            self.rejected += 1
+            return None
+        if not self.has_room(message._lane, message.size_bytes):
+            if self.max_bytes >= 0 and message.size_bytes > self.max_bytes:
+                message.outcome = OFFER_TOO_LARGE
+                self.rejected += 1
+                return None
+            if message._lane == LANE_CONTROL or self.overflow == OVERFLOW_REJECT:
+                message.outcome = OFFER_FULL
+                self.rejected += 1
+                return None
+            if self.overflow == OVERFLOW_STOP:
+                message.outcome = OFFER_OVERFLOW
+                self.rejected += 1
+                return None
+            if self.overflow == OVERFLOW_DROP_OLDEST:
+                displaced = self.displace(message.size_bytes)
+            if not self.has_room(LANE_NORMAL, message.size_bytes):
+                # DROP_NEWEST, or what stands in the way is promised to waiting senders.
+                message.outcome = OFFER_DROPPED
+                self.accepted += 1
+                self.dropped += 1
+                return displaced
+        self.link(message)
+        return displaced
+
+    @cython.final
+    cdef inline int link(self, Message message) noexcept:
+        """Append `message` to its lane and count it accepted; under the lock, with room."""
+        message.outcome = OFFER_ACCEPTED
+        self.accepted += 1
+        self.bytes_held += message.size_bytes
+        if message._lane == LANE_CONTROL:
+            if self.control_last is None:
+                self.control_first = message
+            else:
+                self.control_last.next = message
+            self.control_last = message
+            self.control_size += 1
+        else:
+            if self.normal_last is None:
+                self.normal_first = message
+            else:
+                self.normal_last.next = message
+            self.normal_last = message
+            self.normal_size += 1
+        return 0
+
+    @cython.final
+    cdef Message displace(self, int64_t size_bytes):
+        """Unlink the oldest normal messages until `size_bytes` fit; under the lock."""
+        cdef Message first = None
+        cdef Message last = None
+        cdef Message message
+        while self.normal_size and not self.has_room(LANE_NORMAL, size_bytes):
+            message = self.unlink_normal()
+            self.dropped += 1
+            if first is None:
+                first = message
+            else:
+                last.next = message
+            last = message
+        return first
+
+    @cython.final
+    cdef inline Message unlink_normal(self):
+        cdef Message message = self.normal_first
+        self.normal_first = message.next
+        message.next = None
+        if self.normal_first is None:
+            self.normal_last = None
+        self.normal_size -= 1
+        self.bytes_held -= message.size_bytes
+        return message
+
+    @cython.final
+    cdef inline Message unlink_control(self):
+        cdef Message message = self.control_first
+        self.control_first = message.next
+        message.next = None
+        if self.control_first is None:
+            self.control_last = None
+        self.control_size -= 1
+        self.bytes_held -= message.size_bytes
+        return message
+
+    @cython.final
+    cdef Message take(self):
+        """The next message to handle, now in hand; None when nothing waits."""
+        cdef Message message
+        with cython.critical_section(self):
+            if self.control_size and (self.control_run < CONTROL_RUN or not self.normal_size):
+                self.control_run += 1
+                message = self.unlink_control()
+                self.in_hand += 1
+            elif self.normal_size:
+                self.control_run = 0
+                message = self.unlink_normal()
+                self.in_hand += 1
+            else:
+                message = None
+        return message
+
+    @cython.final
+    cdef inline int count_end(self, int end) noexcept:
+        """Count a message in hand as finished with `end`."""
+        with cython.critical_section(self):
+            self.in_hand -= 1
+            if end == END_HANDLED:
+                self.handled += 1
+            elif end == END_FAILED:
+                self.failed += 1
+            elif end == END_EXPIRED:
+                self.expired += 1
+            elif end == END_DROPPED:
+                self.dropped += 1
+            else:
+                self.dead += 1
+        return 0
+
+    @cython.final
+    cdef Message discard_all(self):
+        """Unlink all that waits, control first, counted dead; returned linked by `next`, or None."""
+        cdef Message first, last
+        with cython.critical_section(self):
+            first = self.control_first
+            last = self.control_last
+            if first is None:
+                first = self.normal_first
+            elif self.normal_first is not None:
+                last.next = self.normal_first
+            self.dead += self.control_size + self.normal_size
+            self.control_first = self.control_last = self.normal_first = self.normal_last = None
+            self.bytes_held = 0
+            self.control_size = self.normal_size = 0
+        return first
+
+    @cython.final
+    cdef int retract(self, Message message) except -1:
+        """Turn an accepted message that nobody will ever take into a rejected one.
+
+        For a loop that is found closed after the message was linked. True when it still waited.
+        """
+        cdef Message before = None
+        cdef Message here
+        cdef bint found = False
+        with cython.critical_section(self):
+            here = self.control_first if message._lane == LANE_CONTROL else self.normal_first
+            while here is not None and here is not message:
+                before = here
+                here = here.next
+            if here is not None:
+                found = True
+                if before is not None:
+                    before.next = message.next
+                if message._lane == LANE_CONTROL:
+                    if before is None:
+                        self.control_first = message.next
+                    if self.control_last is message:
+                        self.control_last = before
+                    self.control_size -= 1
+                else:
+                    if before is None:
+                        self.normal_first = message.next
+                    if self.normal_last is message:
+                        self.normal_last = before
+                    self.normal_size -= 1
+                message.next = None
+                self.bytes_held -= message.size_bytes
+                self.accepted -= 1
+                self.rejected += 1
+        return found
+
+    # Places promised to waiting senders: a place that falls free goes to the oldest waiter, who takes it
+    # when its task resumes, or gives it back when that task was cancelled in the same turn of the loop.
+
+    @cython.final
+    cdef bint promise(self, int lane, int64_t size_bytes) noexcept:
+        """Keep a place for a sender if there is room; False when there is none."""
+        cdef bint room
+        with cython.critical_section(self):
+            room = not self.closed and self.has_room(lane, size_bytes)
+            if room:
+                self.bytes_held += size_bytes
+                if lane == LANE_CONTROL:
+                    self.control_promised += 1
+                else:
+                    self.normal_promised += 1
+        return room
+
+    @cython.final
+    cdef int forgo(self, int lane, int64_t size_bytes) noexcept:
+        """Give a promised place back."""
+        with cython.critical_section(self):
+            self.bytes_held -= size_bytes
+            if lane == LANE_CONTROL:
+                self.control_promised -= 1
+            else:
+                self.normal_promised -= 1
+        return 0
+
+    @cython.final
+    cdef int put_promised(self, Message message) noexcept:
+        """Append `message` in the place that was promised for it, unless the mailbox closed since."""
+        with cython.critical_section(self):
+            self.forgo(message._lane, message.size_bytes)
+            self.sent += 1
+            if self.closed:
+                message.outcome = OFFER_CLOSED
+                self.rejected += 1
+            else:
+                self.link(message)
+        return 0
+
+    @cython.final
+    cdef int count_timed_out(self) noexcept:
+        """A send that found no room within its timeout is sent and rejected."""
+        with cython.critical_section(self):
+            self.sent += 1
+            self.rejected += 1
+        return 0
+
+    def counters(self):
+        """A `Counters` with the account at this instant."""
+        cdef Counters copy = Counters.__new__(Counters)
+        with cython.critical_section(self):
+            copy.account.sent = self.sent
+            copy.account.accepted = self.accepted
+            copy.account.rejected = self.rejected
+            copy.account.handled = self.handled
+            copy.account.failed = self.failed
+            copy.account.expired = self.expired
+            copy.account.dropped = self.dropped
+            copy.account.dead = self.dead
+            copy.account.pending = self.normal_size + self.control_size + self.in_hand
+        return copy
+
+    def close(self):
+        """Take no more mail; what waits stays. Safe from any thread, and to call again."""
+        with cython.critical_section(self):
+            self.closed = True
+
+    @property
+    def is_closed(self):
+        return self.closed
+
+    def __len__(self):
+        """Messages waiting, both lanes; those in a handler are not counted."""
+        return self.normal_size + self.control_size
+
+    @property
+    def waiting_bytes(self):
+        """Bytes counted against `max_bytes`: waiting messages and places promised to senders."""
+        return self.bytes_held
+
+    @property
+    def pending(self):
+        """Messages waiting and in hand."""
+        return self.normal_size + self.control_size + self.in_hand
+
+    # The queue by itself, for whoever wants one without an agent and for the tests' model.
+
+    def offer(self, payload, *, lane="normal", int64_t deadline_ns=0):
+        """Offer a payload; returns what became of it, one of `OFFERS`, and the payloads displaced by it."""
+        cdef Message message = new_message(payload)
+        cdef Message displaced
+        cdef list payloads = []
+        message._lane = LANES.index(lane)
+        message.deadline_ns = deadline_ns
+        if self.max_bytes >= 0:
+            self.weigh(message)
+        displaced = self.put(message)
+        while displaced is not None:
+            payloads.append(displaced.payload)
+            displaced = displaced.next
+        return OFFERS[message.outcome], payloads
+
+    def poll(self):
+        """Take the next message, a `Message`, or None; it is in hand until `finish`."""
+        return self.take()
+
+    def finish(self, end):
+        """Count one message in hand as ended: one of `ENDS`."""
+        if self.in_hand <= 0:
+            raise InvalidArgument("finish() without a message in hand; take one with poll() first")
+        self.count_end(ENDS.index(end))
+
+    def clear(self):
+        """Discard all that waits, counted dead; returns the payloads, control lane first."""
+        cdef Message message = self.discard_all()
+        cdef list payloads = []
+        while message is not None:
+            payloads.append(message.payload)
+            message = message.next
+        return payloads

@@ -1,0 +1,612 @@
+"""Part of `_core`: the latency recorder, an HdrHistogram that is always on.
+
+Here: `LatencyRecorder`, the bucket layout and the percentile rule. Not here: who times what (the
+dispatcher does) and the exchange formats (V2 encoding, `.hlog`), which stand above `_core`.
+
+The layout is that of HdrHistogram (Gil Tene; github.com/HdrHistogram/HdrHistogram,
+`AbstractHistogram.java`) for 1 ns .. 60 s at 3 significant digits, index for index, so that counts can
+be exchanged with the Java, C and Python implementations. With 2048 sub-buckets a value below 2048 has a
+counter of its own; above, each doubling has 1024 counters, so a bucket is narrower than 1/1024 of its
+value.
+"""
+
+cimport cython
+from cpython.float cimport PyFloat_AsDouble
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_Check, PyLong_CheckExact
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from libc.math cimport INFINITY, ceil, nextafter, sqrt
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from operator import index as _operator_index
+
+from pmesh.errors import InvalidArgument, InvalidType
+
+
+cdef extern from *:
+    """
+    #if defined(_MSC_VER)
+    #include <intrin.h>
+    #endif
+
+    /* The smallest count whose buckets reach 60 s: 2048 << 25 > 60e9, so 26 buckets of 2048 sub-buckets,
+       of which all but the first share their lower half with the one before. */
+    #define PMESH_HDR_HALF_MAGNITUDE 10
+    #define PMESH_HDR_HALF_COUNT (1 << PMESH_HDR_HALF_MAGNITUDE)
+    #define PMESH_HDR_COUNTERS (27 * PMESH_HDR_HALF_COUNT)
+    #define PMESH_HDR_HIGHEST_NS INT64_C(60000000000)
+
+    /* log2 of the width of the bucket that holds `value`; `value` is not negative. Values below 2048
+       count as 2047, whose buckets are 1 ns wide; this also keeps 0 from the undefined clz(0). */
+    static CYTHON_INLINE int pmesh_hdr_width_log2(int64_t value) {
+        uint64_t bits = (uint64_t)value | (2 * PMESH_HDR_HALF_COUNT - 1);
+    #if defined(_MSC_VER) && defined(_WIN64)
+        unsigned long highest;
+        _BitScanReverse64(&highest, bits);
+        return (int)highest - PMESH_HDR_HALF_MAGNITUDE;
+    #elif defined(_MSC_VER)
+        unsigned long highest;
+        if (_BitScanReverse(&highest, (unsigned long)(bits >> 32))) highest += 32;
+        else _BitScanReverse(&highest, (unsigned long)bits);
+        return (int)highest - PMESH_HDR_HALF_MAGNITUDE;
+    #else
+        return 63 - __builtin_clzll(bits) - PMESH_HDR_HALF_MAGNITUDE;
+    #endif
+    }
+    """
+    enum:
+        HDR_HALF_MAGNITUDE "PMESH_HDR_HALF_MAGNITUDE"
+        HDR_HALF_COUNT "PMESH_HDR_HALF_COUNT"
+        HDR_COUNTERS "PMESH_HDR_COUNTERS"
+    const int64_t HDR_HIGHEST_NS "PMESH_HDR_HIGHEST_NS"
+    int hdr_width_log2 "pmesh_hdr_width_log2"(int64_t value) noexcept nogil
+
+
+cdef inline int64_t hdr_clamp(int64_t value_ns) noexcept nogil:
+    """The value in range that stands for `value_ns` in the buckets."""
+    if value_ns < 0:
+        return 0
+    if value_ns > HDR_HIGHEST_NS:
+        return HDR_HIGHEST_NS
+    return value_ns
+
+
+cdef inline Py_ssize_t hdr_index(int64_t value_ns) noexcept nogil:
+    """Counter of `value_ns`, which is in range: `countsArrayIndex` of the Java implementation."""
+    cdef int width_log2 = hdr_width_log2(value_ns)
+    return <Py_ssize_t>((<int64_t>width_log2 << HDR_HALF_MAGNITUDE) + (value_ns >> width_log2))
+
+
+cdef inline int hdr_width_log2_at(Py_ssize_t index) noexcept nogil:
+    """log2 of the width of the bucket with counter `index`."""
+    cdef int doubling = <int>(index >> HDR_HALF_MAGNITUDE) - 1
+    return doubling if doubling > 0 else 0
+
+
+cdef inline int64_t hdr_lowest(Py_ssize_t index) noexcept nogil:
+    """Lowest value of the bucket with counter `index`: `valueFromIndex`."""
+    cdef int width_log2 = hdr_width_log2_at(index)
+    return <int64_t>(index - (<Py_ssize_t>width_log2 << HDR_HALF_MAGNITUDE)) << width_log2
+
+
+cdef inline int64_t hdr_highest(Py_ssize_t index) noexcept nogil:
+    """Highest value of the bucket with counter `index`: `highestEquivalentValue`."""
+    return hdr_lowest(index) + (<int64_t>1 << hdr_width_log2_at(index)) - 1
+
+
+cdef inline double hdr_median(Py_ssize_t index) noexcept nogil:
+    """Middle of the bucket with counter `index`: `medianEquivalentValue`, integer as it is there."""
+    return <double>(hdr_lowest(index) + ((<int64_t>1 << hdr_width_log2_at(index)) >> 1))
+
+
+cdef object recorder_integer(object value):
+    """`value` as an int for `record`; off the fast path, for everything that is not exactly an int."""
+    if isinstance(value, bool):
+        raise InvalidType(f"a latency is an int of nanoseconds, not the bool {value!r}")
+    if PyLong_Check(value):
+        return value
+    if not hasattr(type(value), "__index__"):
+        raise InvalidType(
+            f"a latency is an int of nanoseconds, not the {type(value).__name__} {value!r}; "
+            "for seconds as a float record round(seconds * 1e9)"
+        )
+    return _operator_index(value)
+
+
+cdef double recorder_percentile(object percentile) except? -1.0:
+    """`percentile` as a double in 0..100, or the error that names it."""
+    cdef double result
+    # PyFloat_AsDouble and not float(): that one would parse a str.
+    if isinstance(percentile, bool):
+        raise InvalidType(f"a percentile is a number from 0 to 100, not the bool {percentile!r}")
+    try:
+        result = PyFloat_AsDouble(percentile)
+    except TypeError:
+        raise InvalidType(
+            f"a percentile is a number from 0 to 100, not the {type(percentile).__name__} {percentile!r}"
+        ) from None
+    except OverflowError:
+        raise InvalidArgument(
+            f"a percentile is a number from 0 to 100, not an int of {percentile.bit_length()} bits"
+        ) from None
+    # Written so that NaN, for which every comparison is false, is refused too.
+    if not 0.0 <= result <= 100.0:
+        raise InvalidArgument(f"a percentile is a number from 0 to 100, not {percentile!r}")
+    return result
+
+
+cdef str recorder_duration(int64_t value_ns):
+    """`value_ns` for people: four significant digits and a unit."""
+    if -1_000 < value_ns < 1_000:
+        return f"{value_ns} ns"
+    if -1_000_000 < value_ns < 1_000_000:
+        return f"{value_ns / 1e3:.4g} us"
+    if -1_000_000_000 < value_ns < 1_000_000_000:
+        return f"{value_ns / 1e6:.4g} ms"
+    return f"{value_ns / 1e9:.4g} s"
+
+
+@cython.final
+cdef class LatencyRecorder:
+    """Histogram of latencies in integer nanoseconds: 0 to 60 s at three significant digits.
+
+    Recording takes a few nanoseconds and never allocates after the first value; the 27,648 counters
+    (216 KiB) are made then, so a recorder that saw nothing is small. The layout and the statistics are
+    HdrHistogram's; `count`, `min` and `max` are exact.
+
+    Values outside 0 .. 60 s are not lost: they are counted in `below_range` and `above_range`, and
+    also in the lowest and the highest bucket, so `count`, `min`, `max` and `percentile` include them.
+    `mean` and `stddev` see them as 0 and 60 s. Ints beyond 64 bits count as the nearest int of 64 bits.
+
+    Every method may be called from any thread.
+
+    Invariant (under the recorder's own lock): the counters sum to `count`, and all that are not zero lie
+    between the counters of `min` and `max`.
+    """
+
+    cdef int64_t *_counters     # HDR_COUNTERS of them, or NULL until the first value; owned
+    cdef int64_t _count         # values recorded, those out of range included
+    cdef int64_t _min           # smallest value recorded, unclamped; INT64_MAX when empty
+    cdef int64_t _max           # largest value recorded, unclamped; INT64_MIN when empty
+    cdef int64_t _below_range   # values below 0, which stand in the first counter
+    cdef int64_t _above_range   # values above 60 s, which stand in the counter of 60 s
+
+    def __cinit__(self):
+        self._counters = NULL
+        self._count = 0
+        self._min = INT64_MAX
+        self._max = INT64_MIN
+        self._below_range = 0
+        self._above_range = 0
+
+    def __dealloc__(self):
+        PyMem_RawFree(self._counters)
+
+    cdef int _allocate(self) except -1:
+        """Make the counters; the caller holds the lock.
+
+        Raw, because that is calloc: pages nobody counts in stay unmapped (a recorder of values between
+        1 and 2 us touches 8 KiB), and no garbage collection can start under the lock.
+        """
+        self._counters = <int64_t *>PyMem_RawCalloc(HDR_COUNTERS, sizeof(int64_t))
+        if self._counters is NULL:
+            raise MemoryError("no memory for the 216 KiB of counters of a LatencyRecorder")
+        return 0
+
+    cdef inline int add(self, int64_t value_ns) except -1:
+        """Record `value_ns`; the dispatcher's way in. Safe from any thread.
+
+        Raises MemoryError, with nothing recorded, when the first value finds no memory for the counters.
+        """
+        with cython.critical_section(self):
+            if self._counters is NULL:
+                self._allocate()
+            # hdr_index of a clamped value is below HDR_COUNTERS: 60 s has index 27388.
+            self._counters[hdr_index(hdr_clamp(value_ns))] += 1
+            self._count += 1
+            if value_ns < self._min:
+                self._min = value_ns
+            if value_ns > self._max:
+                self._max = value_ns
+            # One test for both sides in the usual case: a negative value is a huge unsigned one.
+            if <uint64_t>value_ns > <uint64_t>HDR_HIGHEST_NS:
+                if value_ns < 0:
+                    self._below_range += 1
+                else:
+                    self._above_range += 1
+        return 0
+
+    # Not a cyfunction but a method descriptor, which CPython's CALL specialises: 21 ns a call from
+    # Python instead of 28 (3.11, loop included). The signature comes from the docstring instead.
+    @cython.binding(False)
+    @cython.embedsignature(True)
+    @cython.embedsignature.format("clinic")
+    def record(self, value_ns, /):
+        """Record one latency of `value_ns` nanoseconds.
+
+        Args:
+            value_ns: An int (or an object with `__index__`). Outside 0 .. 60 s it is counted in
+                `below_range` or `above_range` as well.
+
+        Raises:
+            InvalidType: Not an int: a bool, a float, a str. (A `TypeError`.)
+            MemoryError: The first value found no memory for the counters; nothing was recorded.
+        """
+        cdef int overflow = 0
+        cdef int64_t value
+        if not PyLong_CheckExact(value_ns):
+            value_ns = recorder_integer(value_ns)
+        value = PyLong_AsLongLongAndOverflow(value_ns, &overflow)
+        if overflow:
+            value = INT64_MAX if overflow > 0 else INT64_MIN
+        self.add(value)
+
+    @property
+    def count(self):
+        """Values recorded, those out of range included."""
+        cdef int64_t result
+        with cython.critical_section(self):
+            result = self._count
+        return result
+
+    @property
+    def min(self):
+        """The smallest value recorded, exactly, in ns; 0 when empty, as in HdrHistogram."""
+        cdef int64_t result
+        with cython.critical_section(self):
+            result = self._min if self._count else 0
+        return result
+
+    @property
+    def max(self):
+        """The largest value recorded, exactly, in ns; 0 when empty, as in HdrHistogram."""
+        cdef int64_t result
+        with cython.critical_section(self):
+            result = self._max if self._count else 0
+        return result
+
+    @property
+    def below_range(self):
+        """How many recorded values were negative."""
+        cdef int64_t result
+        with cython.critical_section(self):
+            result = self._below_range
+        return result
+
+    @property
+    def above_range(self):
+        """How many recorded values were above 60 s."""
+        cdef int64_t result
+        with cython.critical_section(self):
+            result = self._above_range
+        return result
+
+    @property
+    def mean(self):
+        """Mean in ns, from the middles of the buckets, between `min` and `max`; 0.0 when empty.
+
+        Within 1/2048 of the exact mean of the values in range. `getMean` of HdrHistogram, but clamped.
+        """
+        cdef double result
+        with cython.critical_section(self):
+            result = self._bucket_mean()
+            # The middle of a bucket may lie outside the values that are in it.
+            if self._count and result < <double>self._min:
+                result = <double>self._min
+            elif self._count and result > <double>self._max:
+                result = <double>self._max
+        return result
+
+    @property
+    def stddev(self):
+        """Population standard deviation in ns, from the middles of the buckets; 0.0 when empty.
+
+        `getStdDeviation` of HdrHistogram.
+        """
+        cdef double result
+        with cython.critical_section(self):
+            result = self._bucket_stddev()
+        return result
+
+    def percentile(self, percentile, /):
+        """The latency in ns that `percentile` percent of the recorded values do not exceed.
+
+        It is the highest value of the bucket that holds the value of rank ceil(percentile / 100 * count),
+        but no less than `min` and no more than `max`: never below the exact percentile, and above it by
+        less than 1/1024 of it. So `percentile(0)` is `min` and `percentile(100)` is `max`, exactly. An
+        empty recorder answers 0. The rule is `getValueAtPercentile` of the Java HdrHistogram, with its
+        guard against products that should be whole and come out above it (1.1 * 3000 / 100); the
+        Python port rounds the rank to the nearest instead.
+
+        A rank that falls among the values above 60 s gives `max`, which alone is known of them; one
+        among the negative values gives 0.
+
+        Args:
+            percentile: A number from 0 to 100.
+
+        Raises:
+            InvalidArgument: NaN, or outside 0..100. (A `ValueError`.)
+            InvalidType: Not a number. (A `TypeError`.)
+        """
+        cdef double wanted = recorder_percentile(percentile)
+        cdef Py_ssize_t index = 0
+        cdef int64_t reached = 0
+        cdef int64_t result
+        with cython.critical_section(self):
+            result = self._value_at(wanted, &index, &reached)
+        return result
+
+    def percentiles(self, percentiles, /):
+        """`percentile` for each of `percentiles`: a list in the same order, of one moment, in one sweep.
+
+        Args:
+            percentiles: An iterable of numbers from 0 to 100, in any order.
+
+        Raises:
+            InvalidArgument: One is NaN or outside 0..100. (A `ValueError`.)
+            InvalidType: Not an iterable, or one is not a number. (A `TypeError`.)
+        """
+        cdef list wanted = []
+        cdef list result
+        cdef LatencyRecorder frozen
+        cdef Py_ssize_t index = 0
+        cdef int64_t reached = 0
+        if isinstance(percentiles, (str, bytes)) or not hasattr(type(percentiles), "__iter__"):
+            raise InvalidType(
+                "percentiles wants an iterable of numbers from 0 to 100, not the "
+                f"{type(percentiles).__name__} {percentiles!r}"
+            )
+        for percentile in percentiles:
+            wanted.append(recorder_percentile(percentile))
+        # A private copy, because the loop makes Python objects, which the lock does not allow.
+        frozen = self.snapshot()
+        result = [0] * len(wanted)
+        for position in sorted(range(len(wanted)), key=wanted.__getitem__):
+            result[position] = frozen._value_at(wanted[position], &index, &reached)
+        return result
+
+    def merge(self, other, /):
+        """Add everything `other` has recorded; a recorder merged with itself doubles.
+
+        Both are locked together, so a merge never sees half of another thread's recording.
+
+        Raises:
+            InvalidType: `other` is not a `LatencyRecorder`. (A `TypeError`.)
+            InvalidArgument: The sum would be more than 2**63 - 1 values; nothing was added.
+            MemoryError: No memory for the counters; nothing was added.
+        """
+        cdef bint fits = True
+        cdef LatencyRecorder source
+        cdef Py_ssize_t index
+        if not isinstance(other, LatencyRecorder):
+            raise InvalidType(
+                f"merge wants a LatencyRecorder, not the {type(other).__name__} {other!r}"
+            )
+        source = <LatencyRecorder>other
+        with cython.critical_section(self, source):
+            fits = source._count <= INT64_MAX - self._count
+            if fits and source._count:
+                if self._counters is NULL:
+                    self._allocate()
+                # `source` may be `self`: nothing it is read for may be written before.
+                for index in range(source._first(), source._last() + 1):
+                    self._counters[index] += source._counters[index]
+                self._count += source._count
+                self._below_range += source._below_range
+                self._above_range += source._above_range
+                if source._min < self._min:
+                    self._min = source._min
+                if source._max > self._max:
+                    self._max = source._max
+        if not fits:
+            raise InvalidArgument(f"cannot merge {other!r}: more than 2**63 - 1 values in all")
+
+    def snapshot(self):
+        """A new recorder with the same content, of one moment; neither changes the other afterwards.
+
+        Raises:
+            MemoryError: No memory for the counters of the copy.
+        """
+        cdef LatencyRecorder copy = LatencyRecorder.__new__(LatencyRecorder)
+        cdef Py_ssize_t first
+        with cython.critical_section(self):
+            if self._count:
+                copy._allocate()
+                # Only what is in use, so that the copy's other pages stay unmapped too.
+                first = self._first()
+                memcpy(
+                    copy._counters + first,
+                    self._counters + first,
+                    <size_t>(self._last() + 1 - first) * sizeof(int64_t),
+                )
+                copy._count = self._count
+                copy._min = self._min
+                copy._max = self._max
+                copy._below_range = self._below_range
+                copy._above_range = self._above_range
+        return copy
+
+    def reset(self):
+        """Forget everything recorded. The counters' memory is kept: recording goes on and cannot fail."""
+        cdef Py_ssize_t first
+        with cython.critical_section(self):
+            if self._count:
+                first = self._first()
+                memset(
+                    self._counters + first, 0, <size_t>(self._last() + 1 - first) * sizeof(int64_t)
+                )
+            self._count = 0
+            self._min = INT64_MAX
+            self._max = INT64_MIN
+            self._below_range = 0
+            self._above_range = 0
+
+    def counts(self):
+        """Iterate over the buckets in use, of one moment: `(lowest_ns, highest_ns, count)`, ascending.
+
+        A value v was counted in the bucket with lowest_ns <= v <= highest_ns; values out of range stand
+        in the first bucket and in the one of 60 s.
+        """
+        cdef LatencyRecorder frozen = self.snapshot()
+        cdef Py_ssize_t index
+        cdef list rows = []
+        if frozen._count:
+            for index in range(frozen._first(), frozen._last() + 1):
+                if frozen._counters[index]:
+                    rows.append((hdr_lowest(index), hdr_highest(index), frozen._counters[index]))
+        return iter(rows)
+
+    def __copy__(self):
+        return self.snapshot()
+
+    def __deepcopy__(self, memo):
+        return self.snapshot()
+
+    def __reduce__(self):
+        """Pickle the counters in use only: a few KiB at most for what a service records."""
+        cdef LatencyRecorder frozen = self.snapshot()
+        cdef Py_ssize_t index
+        cdef dict counters = {}
+        if not frozen._count:
+            return LatencyRecorder, ()
+        for index in range(frozen._first(), frozen._last() + 1):
+            if frozen._counters[index]:
+                counters[index] = frozen._counters[index]
+        return _restore_recorder, (
+            frozen._min, frozen._max, frozen._below_range, frozen._above_range, counters
+        )
+
+    def __sizeof__(self):
+        """Bytes of the object and, once made, of its counters."""
+        cdef Py_ssize_t result = type(self).__basicsize__
+        with cython.critical_section(self):
+            if self._counters is not NULL:
+                result += HDR_COUNTERS * sizeof(int64_t)
+        return result
+
+    def __repr__(self):
+        cdef LatencyRecorder frozen = self.snapshot()
+        cdef str outside = ""
+        if not frozen._count:
+            return "<LatencyRecorder: empty>"
+        if frozen._below_range:
+            outside += f", below_range={frozen._below_range}"
+        if frozen._above_range:
+            outside += f", above_range={frozen._above_range}"
+        p50, p99 = frozen.percentiles((50, 99))
+        return (
+            f"<LatencyRecorder: count={frozen._count}, p50={recorder_duration(p50)}, "
+            f"p99={recorder_duration(p99)}, max={recorder_duration(frozen._max)}{outside}>"
+        )
+
+    # The rest is called with the lock held, or on a recorder nobody else has, and makes no object.
+
+    cdef Py_ssize_t _first(self) noexcept:
+        """The first counter in use; not for an empty recorder."""
+        return hdr_index(hdr_clamp(self._min))
+
+    cdef Py_ssize_t _last(self) noexcept:
+        """The last counter in use; not for an empty recorder."""
+        return hdr_index(hdr_clamp(self._max))
+
+    cdef int64_t _value_at(self, double percentile, Py_ssize_t *index, int64_t *reached) noexcept:
+        """The value at `percentile`, which is in 0..100.
+
+        `index` and `reached` (the count below `index`) start at 0 and carry a sweep over rising
+        percentiles from one call to the next.
+        """
+        cdef int64_t rank
+        cdef int64_t result
+        cdef Py_ssize_t last
+        if not self._count:
+            return 0
+        if percentile == 0.0:
+            return self._min
+        # Beyond 2**52 values the product below is no longer exact to one rank.
+        if percentile == 100.0:
+            return self._max
+        # Java's guard: 1.1 * 3000 / 100 is 33.00000000000001 in doubles, and ceil would go one rank too
+        # far. One step down changes no rank where the product is not nearly whole.
+        rank = <int64_t>ceil(nextafter(percentile, -INFINITY) * <double>self._count / 100.0)
+        if rank < 1:
+            rank = 1
+        if rank > self._count - self._above_range:
+            return self._max
+        last = self._last()
+        if index[0] < self._first():
+            index[0] = self._first()
+        while index[0] < last and reached[0] + self._counters[index[0]] < rank:
+            reached[0] += self._counters[index[0]]
+            index[0] += 1
+        result = hdr_highest(index[0])
+        if result > self._max:
+            return self._max
+        if result < self._min:
+            return self._min
+        return result
+
+    cdef double _bucket_mean(self) noexcept:
+        cdef double total = 0.0
+        cdef Py_ssize_t index
+        if not self._count:
+            return 0.0
+        for index in range(self._first(), self._last() + 1):
+            if self._counters[index]:
+                total += hdr_median(index) * <double>self._counters[index]
+        return total / <double>self._count
+
+    cdef double _bucket_stddev(self) noexcept:
+        # The mean of the middles and not the clamped one: the deviation of equal values is 0.
+        cdef double mean = self._bucket_mean()
+        cdef double total = 0.0
+        cdef double deviation
+        cdef Py_ssize_t index
+        if not self._count:
+            return 0.0
+        for index in range(self._first(), self._last() + 1):
+            if self._counters[index]:
+                deviation = hdr_median(index) - mean
+                total += deviation * deviation * <double>self._counters[index]
+        return sqrt(total / <double>self._count)
+
+
+def _restore_recorder(
+    int64_t min_ns, int64_t max_ns, int64_t below_range, int64_t above_range, dict counters not None, /
+):
+    """Unpickle a LatencyRecorder that was not empty.
+
+    Raises:
+        InvalidArgument: The state is none that a recorder can have.
+    """
+    cdef LatencyRecorder recorder = LatencyRecorder.__new__(LatencyRecorder)
+    cdef Py_ssize_t index
+    cdef int64_t count
+    recorder._allocate()
+    recorder._min = min_ns
+    recorder._max = max_ns
+    recorder._below_range = below_range
+    recorder._above_range = above_range
+    for key, value in counters.items():
+        index = key
+        count = value
+        if not 0 <= index < HDR_COUNTERS or count <= 0 or count > INT64_MAX - recorder._count:
+            raise InvalidArgument(f"a LatencyRecorder's pickle has the impossible counter {key}: {value}")
+        recorder._counters[index] = count
+        recorder._count += count
+    # Every sweep runs from the counter of min to that of max, so a count outside would be lost.
+    if (
+        not recorder._count
+        or min_ns > max_ns
+        or recorder._first() != min(counters)
+        or recorder._last() != max(counters)
+        or (min_ns < 0) != (below_range > 0)
+        or (max_ns > HDR_HIGHEST_NS) != (above_range > 0)
+        or not 0 <= below_range <= recorder._counters[0]
+        or not 0 <= above_range <= recorder._counters[hdr_index(HDR_HIGHEST_NS)]
+    ):
+        raise InvalidArgument(
+            f"a LatencyRecorder's pickle contradicts itself: min {min_ns}, max {max_ns}, "
+            f"{below_range} below and {above_range} above range, counters "
+            f"{min(counters, default=None)} to {max(counters, default=None)}"
+        )
+    return recorder

@@ -1,0 +1,668 @@
+"""What a handler runs in: its agent's table, the slot with its Task and Context, and the cell.
+
+A slot is at the same time the coroutine that its Task runs and the future that this Task waits on while
+the slot is idle. That is what lets the dispatcher step a handler in place under the Task, learn at once
+of a cancellation (asyncio calls `cancel` on what a Task waits on), and hand a handler that suspends over
+to the Task without a turn of the loop: it calls the Task's own wake-up, and the Task finds in the slot
+the future that the handler waits for.
+"""
+
+cdef extern from *:
+    """
+    /* Whether anything but this slot's own Context can see the scope that the slot set in it.
+
+       Tasks, timers and threads started by a handler copy its Context, and must go on seeing the message
+       of that handler after it has ended. Setting a fresh scope for each message would do, and costs
+       four times as much as reading the clock; so the scope is only replaced when somebody may hold it.
+       A copy of a Context shares the root of its (immutable) map until one of the two is changed, and a
+       change copies the nodes from the root to the changed key. So nobody else holds the scope when the
+       root is the one seen when the scope was set and has one reference, and the scope, directly in the
+       root's node, has as many references as then. References are found by the garbage collector's
+       traversal, which is public; where a Context does not look as expected the scope counts as shared.
+    */
+    typedef struct { PyObject *wanted; PyObject *found; const char *name; } pmesh_search;
+
+    static int pmesh_visit_named(PyObject *object, void *arg) {
+        pmesh_search *search = (pmesh_search *)arg;
+        if (search->found == NULL && strcmp(Py_TYPE(object)->tp_name, search->name) == 0)
+            search->found = object;
+        return 0;
+    }
+
+    static int pmesh_visit_any(PyObject *object, void *arg) {
+        pmesh_search *search = (pmesh_search *)arg;
+        if (search->found == NULL) search->found = object;
+        return 0;
+    }
+
+    static int pmesh_visit_same(PyObject *object, void *arg) {
+        pmesh_search *search = (pmesh_search *)arg;
+        if (object == search->wanted) search->found = object;
+        return 0;
+    }
+
+    static PyObject *pmesh_find(PyObject *object, visitproc visit, PyObject *wanted, const char *name) {
+        pmesh_search search = {wanted, NULL, name};
+        if (object != NULL && Py_TYPE(object)->tp_traverse != NULL)
+            Py_TYPE(object)->tp_traverse(object, visit, &search);
+        return search.found;
+    }
+
+    static void *pmesh_scope_root(PyObject *context, PyObject *scope) {
+    #if PMESH_GIL
+        PyObject *root = pmesh_find(context, pmesh_visit_named, NULL, "hamt");
+        PyObject *node = pmesh_find(root, pmesh_visit_any, NULL, NULL);
+        return pmesh_find(node, pmesh_visit_same, scope, NULL) == NULL ? NULL : (void *)root;
+    #else
+        return NULL;  /* reference counts are split between threads there */
+    #endif
+    }
+
+    static inline int pmesh_scope_shared(PyObject *context, PyObject *scope, void *root, Py_ssize_t references) {
+        PyObject *now;
+        if (root == NULL) return 1;
+        now = pmesh_find(context, pmesh_visit_named, NULL, "hamt");
+        return (void *)now != root || Py_REFCNT(now) != 1 || Py_REFCNT(scope) != references;
+    }
+
+    static inline int pmesh_awaitable(PyObject *object) {
+        PyAsyncMethods *methods = Py_TYPE(object)->tp_as_async;
+        return PyCoro_CheckExact(object) || (methods != NULL && methods->am_await != NULL);
+    }
+    """
+    void *pmesh_scope_root(object context, object scope) noexcept
+    bint pmesh_scope_shared(object context, PyObject *scope, void *root, Py_ssize_t references) noexcept
+    bint pmesh_awaitable(object value) noexcept
+
+cdef enum:
+    SLOT_FRESH = 0      # its Task has not taken its first step (only before CPython 3.12)
+    SLOT_PARKED = 1     # its Task waits on the slot: idle, or a handler is stepped in place
+    SLOT_DRIVEN = 2     # its Task drives a handler that suspended
+    SLOT_ENDED = 3      # its Task is over
+
+# The first 3.12 task can take its first step while it is made; before, a loop turn later.
+cdef bint EAGER_TASKS = sys.version_info >= (3, 12)
+
+# References to a scope that only its slot and its slot's Context hold.
+cdef enum:
+    SCOPE_REFERENCES = 2
+
+
+@cython.final
+cdef class Handler:
+    """One way to handle a payload: the function and how it is to be called."""
+
+    cdef readonly object function
+    cdef readonly str name
+    cdef uint8_t _lane
+    cdef readonly bint is_async      # an `async def`; a plain one may still return an awaitable
+    cdef readonly bint takes_agent   # a method of the agent's class: called with the agent first
+
+    def __init__(self, function not None, str name not None, *, str lane="normal", bint is_async=False, bint takes_agent=True):
+        if lane not in LANES:
+            raise InvalidArgument(f"lane of handler {name!r} is {lane!r}; it must be 'normal' or 'control'")
+        self.function = function
+        self.name = name
+        self._lane = LANES.index(lane)
+        self.is_async = is_async
+        self.takes_agent = takes_agent
+
+    @property
+    def lane(self):
+        return LANES[self._lane]
+
+    def __repr__(self):
+        return f"<Handler {self.name} lane={self.lane}>"
+
+
+@cython.final
+cdef class HandlerTable:
+    """From a payload's type to its handler, for one agent class: a cache over `resolve(type)`."""
+
+    cdef dict cache
+    cdef object resolve
+    cdef readonly bint has_control   # some handler is on the control lane
+    cdef readonly bint has_async
+
+    def __init__(self, resolve not None, *, bint has_control=False, bint has_async=False):
+        self.cache = {}
+        self.resolve = resolve
+        self.has_control = has_control
+        self.has_async = has_async
+
+    cdef inline Handler lookup(self, object payload):
+        cdef object found = self.cache.get(type(payload), self)
+        if found is self:
+            found = self.fill(type(payload))
+        return found
+
+    cdef object fill(self, object payload_type):
+        cdef object found = self.resolve(payload_type)
+        # Payload types made at run time must not pile up here for ever.
+        if len(self.cache) >= 4096:
+            self.cache.clear()
+        self.cache[payload_type] = found
+        return found
+
+    def find(self, payload):
+        """The `Handler` for `payload`, or None."""
+        return self.lookup(payload)
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Scope:
+    """Where code runs: in which agent's handler, and for which message."""
+
+    cdef Cell cell
+    cdef Message message
+
+
+@cython.final
+cdef class Meter:
+    """The three recorders of an agent class: queue (accept to start), service, latency (accept to end)."""
+
+    cdef readonly LatencyRecorder queue
+    cdef readonly LatencyRecorder service
+    cdef readonly LatencyRecorder latency
+
+    def __cinit__(self):
+        self.queue = LatencyRecorder()
+        self.service = LatencyRecorder()
+        self.latency = LatencyRecorder()
+
+
+@cython.final
+cdef class Slot:
+    """Runs one handler at a time of one agent, in one Task and one Context of its own."""
+
+    cdef public bint _asyncio_future_blocking
+    cdef Cell cell
+    cdef Dispatcher dispatcher
+    cdef readonly object context      # contextvars.Context of every handler that runs here
+    cdef readonly object task         # asyncio.Task, made when the first coroutine needs it
+    cdef object wakeup                # the Task's wake-up, while it waits on this slot
+    cdef object running               # the suspended handler: an iterator to send into
+    cdef object yielded               # what the handler waits for, until the Task has taken it
+    cdef object cancel_message
+    cdef Message message              # in hand, or None
+    cdef Handler handler              # that handles it
+    cdef Waiter hook                  # told when a lifecycle hook is over, or None
+    cdef Scope scope
+    cdef void *scope_root             # see pmesh_scope_shared
+    cdef Slot next_free               # list of free slots, owned by the cell
+    cdef Slot next_slot               # list of all slots, owned by the cell
+    cdef int64_t started_ns
+    cdef uint8_t state
+    cdef bint has_yielded
+    cdef bint in_place                # the dispatcher steps a handler here right now
+    cdef bint cancel_requested        # somebody cancelled the Task meanwhile
+    cdef bint swallow_cancel          # a cancel that came too late for the message it was meant for
+    cdef bint ending                  # the Task is to end when it is idle
+    cdef bint killed                  # the Task was cancelled while idle
+    cdef bint abandoned               # its message was written off; what the handler still does is ignored
+
+    def __init__(self):
+        raise InvalidType("Slot is made by its agent's cell; it cannot be constructed")
+
+    # The message in hand, as seen from the handler and all that it starts.
+
+    cdef inline int open_scope(self, Message message) except -1:
+        """Make `message` the one in hand; the slot's Context is entered."""
+        if self.scope is None:
+            self.scope = Scope.__new__(Scope)
+            self.scope.cell = self.cell
+            PyContextVar_Set(self.dispatcher.scope_var, self.scope)
+            self.scope_root = pmesh_scope_root(self.context, self.scope)
+        self.scope.message = message
+        self.message = message
+        return 0
+
+    cdef inline int close_scope(self) noexcept:
+        """No message is in hand any more; those who copied the Context keep what they saw."""
+        self.message = None
+        if pmesh_scope_shared(self.context, <PyObject *>self.scope, self.scope_root, SCOPE_REFERENCES):
+            self.scope = None
+        else:
+            self.scope.message = None
+        return 0
+
+    # The Task.
+
+    cdef int make_task(self) except -1:
+        """Give the slot its Task. Before CPython 3.12 it takes its first step in the next loop turn."""
+        cdef Dispatcher dispatcher = self.dispatcher
+        self.state = SLOT_FRESH
+        if EAGER_TASKS:
+            self.task = dispatcher.new_task(
+                self, loop=dispatcher.loop, name=self.cell.name, context=self.context, eager_start=True
+            )
+        else:
+            self.task = dispatcher.new_task(self, loop=dispatcher.loop, name=self.cell.name, context=self.context)
+        return 0
+
+    cdef object park(self):
+        """What the Task waits on while it has nothing to drive: the slot itself."""
+        self.state = SLOT_PARKED
+        self._asyncio_future_blocking = True
+        return self
+
+    cdef int clear_cancels(self) except -1:
+        """Between messages: a cancel meant for the last one must not reach the next."""
+        self.cancel_requested = False
+        self.cancel_message = None
+        while self.task.cancelling():
+            self.task.uncancel()
+        if self.task._must_cancel:
+            # Before 3.13 uncancel() leaves the pending cancel; it arrives at the Task's next wait.
+            self.swallow_cancel = True
+        return 0
+
+    cdef int hand_over(self) except -1:
+        """Let the Task drive the handler that suspended; the Context is entered, no Task is current."""
+        cdef object wakeup = self.wakeup
+        if self.state == SLOT_FRESH:
+            return 0    # the Task's first step, already scheduled, takes `yielded`
+        self.wakeup = None
+        wakeup(self)
+        if self.cancel_requested:
+            # The handler cancelled its own Task before it suspended: a Task would cancel what it
+            # waits for, or throw at the next step. cancel() does that now; it was already counted.
+            self.cancel_requested = False
+            if sys.version_info < (3, 13) or self.task.cancelling():
+                self.task.cancel(self.cancel_message)
+                self.task.uncancel()
+            self.cancel_message = None
+        return 0
+
+    cdef object step(self, object error):
+        """One step of the Task: what it is to wait for next. Raises StopIteration when it is over."""
+        cdef object yielded
+        if self.has_yielded:
+            self.has_yielded = False
+            self.state = SLOT_DRIVEN
+            yielded = self.yielded
+            self.yielded = None
+            if error is None:
+                return yielded
+            # Cancelled before the Task's first step: as a Task does, cancel what the handler waits for,
+            # and throw only where there is nothing to cancel or it refuses.
+            if (
+                isinstance(error, asyncio.CancelledError)
+                and getattr(yielded, "_asyncio_future_blocking", None) is not None
+                and yielded.cancel(msg=error.args[0] if error.args else None)
+            ):
+                return yielded
+            return self.drive(error)
+        if self.state == SLOT_DRIVEN:
+            return self.drive(error)
+        if error is not None and not self.swallow_cancel:
+            # Idle and cancelled from outside, as asyncio.run does with all tasks when it ends.
+            self.state = SLOT_ENDED
+            self.cell.forget_slot(self)
+            if not self.killed and not self.ending:
+                self.killed = True
+                self.dispatcher.killed(self.cell)
+            raise error
+        if self.swallow_cancel:
+            self.swallow_cancel = False
+            self.cell.release(self)
+        if self.ending:
+            self.state = SLOT_ENDED
+            raise StopIteration
+        return self.park()
+
+    cdef object drive(self, object error):
+        """Resume the suspended handler inside its Task; what it waits for next, or the slot when it ended."""
+        cdef Dispatcher dispatcher = self.dispatcher
+        cdef Slot outer = dispatcher.stepping
+        cdef int status = 0
+        cdef object value = None
+        dispatcher.stepping = self
+        try:
+            if error is None:
+                value = pmesh_iter_send(self.running, None, &status)
+            else:
+                try:
+                    value = self.running.throw(error)
+                    status = 1
+                except StopIteration as stop:
+                    value = stop.value
+        except BaseException as raised:
+            self.running = None
+            dispatcher.stepping = outer
+            self.over(None, raised)
+            if isinstance(raised, (SystemExit, KeyboardInterrupt)):
+                self.state = SLOT_ENDED
+                self.cell.forget_slot(self)
+                raise
+            return self.idle()
+        dispatcher.stepping = outer
+        if status:
+            return value
+        self.running = None
+        self.over(value, None)
+        return self.idle()
+
+    cdef int over(self, object value, object error) except -1:
+        """A handler or a hook that had suspended is over."""
+        cdef Message message = self.message
+        cdef Waiter hook = self.hook
+        if hook is not None:
+            self.hook = None
+            self.close_scope()
+            hook.settle(value, error)
+        elif not self.abandoned:
+            self.close_scope()
+            self.dispatcher.finish(self.cell, self.handler, message, value, error, self.started_ns, self.dispatcher.clock.now())
+        return 0
+
+    cdef object idle(self):
+        """After a handler that the Task drove: ready for the next message, or the end of the Task."""
+        self.clear_cancels()
+        if self.ending or self.abandoned or self.dispatcher.ended:
+            self.state = SLOT_ENDED
+            self.cell.forget_slot(self)
+            raise StopIteration
+        self.park()
+        self.cell.release(self)
+        return self
+
+    cdef int end(self) except -1:
+        """End the Task once it is idle."""
+        self.ending = True
+        if self.state == SLOT_PARKED and self.wakeup is not None and self.running is None:
+            self.dispatcher.loop.call_soon(self.wakeup, self, context=self.context)
+            self.wakeup = None
+        return 0
+
+    # The coroutine protocol, for the Task.
+
+    def __iter__(self):
+        return self
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        return self.step(None)
+
+    def send(self, value):
+        return self.step(None)
+
+    def throw(self, typ, value=None, traceback=None):
+        if value is None:
+            value = typ() if isinstance(typ, type) else typ
+        return self.step(value)
+
+    def close(self):
+        cdef object running = self.running
+        self.running = None
+        if running is not None and hasattr(running, "close"):
+            running.close()
+
+    # The future protocol, for the Task that waits here while idle.
+
+    def get_loop(self):
+        return self.dispatcher.loop
+
+    def add_done_callback(self, callback, *, context=None):
+        self.wakeup = callback
+
+    def remove_done_callback(self, callback):
+        self.wakeup = None
+        return 1
+
+    def done(self):
+        return self.killed
+
+    def cancelled(self):
+        return self.killed
+
+    def result(self):
+        if self.killed:
+            raise asyncio.CancelledError(*(() if self.cancel_message is None else (self.cancel_message,)))
+
+    def exception(self):
+        return None
+
+    def cancel(self, msg=None):
+        """asyncio cancels what a Task waits on, this slot, when the Task is cancelled."""
+        cdef object wakeup = self.wakeup
+        if self.swallow_cancel:
+            self.swallow_cancel = False
+            return True
+        if self.in_place:
+            self.cancel_requested = True
+            self.cancel_message = msg
+            return True
+        if wakeup is None:
+            return False
+        self.killed = True
+        self.cancel_message = msg
+        self.wakeup = None
+        self.dispatcher.loop.call_soon(wakeup, self, context=self.context)
+        if not self.ending:
+            self.dispatcher.killed(self.cell)
+        return True
+
+    def __repr__(self):
+        return f"<Slot of {self.cell.name!r}>"
+
+
+collections.abc.Coroutine.register(Slot)
+
+
+@cython.final
+cdef class Cell(Mailbox):
+    """What the runtime keeps for one agent: the mailbox, the agent itself, and its slots."""
+
+    cdef readonly str name
+    cdef readonly AgentRef ref
+    cdef public object agent          # the instance; None for a function agent and after the end
+    cdef public object life           # the coordinator's record of this agent
+    cdef HandlerTable table
+    cdef readonly Dispatcher dispatcher
+    cdef Meter meter
+    cdef Slot free_slots
+    cdef Slot all_slots
+    cdef int slots                    # made so far
+    cdef int concurrency
+    cdef Cell next_ready              # run queue, owned by the dispatcher
+    cdef bint scheduled               # in the run queue, or being run
+    cdef bint paused                  # takes mail but handles none: starting or suspended
+    cdef bint watched                 # tell the coordinator when nothing is pending
+
+    def __init__(self, policy not None, Dispatcher dispatcher not None, HandlerTable table not None, str name not None,
+                 agent, Meter meter not None, *, int concurrency=1):
+        self.capacity = policy.capacity
+        self.max_bytes = -1 if policy.max_bytes is None else policy.max_bytes
+        self.overflow = policy.overflow.value
+        self.measure = policy.size
+        self.dispatcher = dispatcher
+        self.table = table
+        self.name = name
+        self.agent = agent
+        self.meter = meter
+        self.concurrency = concurrency
+        self.paused = True
+        self.ref = AgentRef.__new__(AgentRef)
+        self.ref.cell = self
+        self.ref.name = name
+
+    cdef inline bint can_run(self) noexcept:
+        return not self.paused and (self.free_slots is not None or self.slots < self.concurrency)
+
+    cdef Message accept(self, Message message, bint *ready):
+        """`put`, and whether the cell has become ready and is to be pushed to the run queue."""
+        cdef Message displaced
+        with cython.critical_section(self):
+            displaced = self.put_locked(message)
+            ready[0] = message.outcome == OFFER_ACCEPTED and not self.scheduled and self.can_run()
+            if ready[0]:
+                self.scheduled = True
+        return displaced
+
+    cdef bint becomes_ready(self) noexcept:
+        """Whether the cell is to be pushed, now that a slot is free, it is resumed or mail was put."""
+        cdef bint ready
+        with cython.critical_section(self):
+            ready = not self.scheduled and self.normal_size + self.control_size > 0 and self.can_run()
+            if ready:
+                self.scheduled = True
+        return ready
+
+    cdef bint ran(self) noexcept:
+        """After a run: whether the cell goes back to the run queue."""
+        with cython.critical_section(self):
+            self.scheduled = self.normal_size + self.control_size > 0 and self.can_run()
+        return self.scheduled
+
+    cdef Slot acquire(self):
+        """A free slot, or a new one as long as there are fewer than `concurrency`; None otherwise."""
+        cdef Slot slot = self.free_slots
+        if slot is not None:
+            with cython.critical_section(self):
+                self.free_slots = slot.next_free
+                slot.next_free = None
+            return slot
+        if self.slots >= self.concurrency:
+            return None
+        slot = Slot.__new__(Slot)
+        slot.cell = self
+        slot.dispatcher = self.dispatcher
+        slot.context = self.dispatcher.context.copy()
+        with cython.critical_section(self):
+            slot.next_slot = self.all_slots
+            self.all_slots = slot
+            self.slots += 1
+        return slot
+
+    cdef int put_back(self, Slot slot) noexcept:
+        with cython.critical_section(self):
+            slot.next_free = self.free_slots
+            self.free_slots = slot
+        return 0
+
+    cdef int release(self, Slot slot) except -1:
+        """A slot is free again after its Task drove a handler."""
+        self.put_back(slot)
+        if self.becomes_ready():
+            self.dispatcher.push(self)
+        return 0
+
+    cdef int forget_slot(self, Slot slot) noexcept:
+        """A slot's Task is over; another one may be made in its place."""
+        cdef Slot here, before = None
+        with cython.critical_section(self):
+            here = self.all_slots
+            while here is not None and here is not slot:
+                before = here
+                here = here.next_slot
+            if here is None:
+                return 0
+            if before is None:
+                self.all_slots = slot.next_slot
+            else:
+                before.next_slot = slot.next_slot
+            slot.next_slot = None
+            self.slots -= 1
+            before = None
+            here = self.free_slots
+            while here is not None and here is not slot:
+                before = here
+                here = here.next_free
+            if here is not None:
+                if before is None:
+                    self.free_slots = slot.next_free
+                else:
+                    before.next_free = slot.next_free
+                slot.next_free = None
+        return 0
+
+    # For the coordinator, in its loop, once or twice in the life of an agent.
+
+    def resume(self):
+        """Handle mail from now on."""
+        self.paused = False
+        if self.becomes_ready():
+            self.dispatcher.push(self)
+
+    def pause(self):
+        """Take mail but handle none until `resume`; handlers that run finish."""
+        self.paused = True
+
+    def run_hook(self, function, *args):
+        """Call a lifecycle hook in a slot of this agent; None when it is over, else a `Waiter` to await."""
+        return self.dispatcher.run_hook(self, function, args)
+
+    def discard(self):
+        """Dead-letter all mail that waits; senders that wait for room get `AgentStopped`."""
+        self.dispatcher.discard(self)
+
+    def refuse_waiters(self):
+        """Let senders that wait for room fail with `AgentStopped`."""
+        self.dispatcher.refuse_waiters(self)
+
+    def watch_quiet(self):
+        """Call `life.on_quiet()` in the loop once nothing is pending; at once when nothing is."""
+        self.watched = True
+        if self.normal_size + self.control_size + self.in_hand == 0:
+            self.watched = False
+            self.life.on_quiet()
+
+    def cancel_handlers(self):
+        """Cancel the Task of each slot whose handler is suspended; returns how many."""
+        cdef Slot slot = self.all_slots
+        cdef int cancelled = 0
+        while slot is not None:
+            if slot.running is not None or slot.has_yielded:
+                slot.task.cancel()
+                cancelled += 1
+            slot = slot.next_slot
+        return cancelled
+
+    def abandon_handlers(self):
+        """Write off handlers that outlived their cancellation: their messages count failed. Returns how many."""
+        cdef Slot slot = self.all_slots
+        cdef int abandoned = 0
+        cdef object error
+        while slot is not None:
+            if slot.message is not None and not slot.abandoned:
+                error = HandlerCancelled(f"handler {slot.handler.name} of agent {self.name!r} did not end when it was cancelled")
+                slot.abandoned = True
+                abandoned += 1
+                self.dispatcher.finish(self, slot.handler, slot.message, None, error, slot.started_ns, self.dispatcher.clock.now())
+            slot = slot.next_slot
+        return abandoned
+
+    def end_slots(self):
+        """End the Tasks of all slots, and let go of the agent; nothing is handled here any more."""
+        cdef Slot slot = self.all_slots
+        cdef Slot following
+        self.paused = True
+        while slot is not None:
+            following = slot.next_slot
+            slot.end()
+            slot = following
+        self.all_slots = self.free_slots = None
+        self.agent = None
+
+    def runs_current(self):
+        """Whether the calling code runs in a handler of this agent, or in something that one started."""
+        cdef Scope scope = self.dispatcher.current_scope()
+        return scope is not None and scope.cell is self
+
+    @property
+    def busy(self):
+        """Messages in a handler."""
+        return self.in_hand
+
+    @property
+    def recorders(self):
+        """The `Meter` that this agent's class records into."""
+        return self.meter
+
+    @property
+    def is_async(self):
+        return self.table.has_async

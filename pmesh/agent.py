@@ -1,0 +1,401 @@
+"""What an agent is to its author: `Agent`, `@handler`, `Request`, mailbox policy and context.
+
+How a message gets to a handler is `_core`; who starts and stops agents is `coordinator.py`.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+
+from pmesh._core import AgentRef, Handler, HandlerTable, Message
+from pmesh.errors import HandlerDefinitionError, InvalidArgument, InvalidType
+from pmesh.lifecycle import StopReason
+
+if TYPE_CHECKING:
+    from pmesh.coordinator import Coordinator
+
+__all__ = ["Agent", "AgentContext", "MailboxPolicy", "Overflow", "Request", "handler"]
+
+Reply = TypeVar("Reply")
+Function = TypeVar("Function", bound=Callable[..., object])
+
+_MARK = "__pmesh_lane__"
+
+
+class Overflow(enum.Enum):
+    """What happens to a message that finds its mailbox full."""
+
+    REJECT = 0  # it is not accepted: tell returns False
+    DROP_NEWEST = 1  # it is accepted and dropped
+    DROP_OLDEST = 2  # it takes the place of the oldest, which is dropped
+    STOP = 3  # it is not accepted, and the agent fails
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxPolicy:
+    """How much mail may wait for an agent, and what happens to more.
+
+    Args:
+        capacity: Messages that may wait, in each lane; those in a handler are not counted.
+        max_bytes: Bytes of payload that may wait, both lanes together; None for no limit.
+        overflow: What happens to a message that finds no room. The control lane always rejects.
+        size: Bytes of a payload; by default the length of bytes-like and str payloads, 0 for others.
+    """
+
+    capacity: int = 1024
+    max_bytes: int | None = None
+    overflow: Overflow = Overflow.REJECT
+    size: Callable[[Any], int] | None = None
+
+    def __post_init__(self) -> None:
+        _require_count("capacity", self.capacity)
+        if self.max_bytes is not None:
+            _require_count("max_bytes", self.max_bytes)
+        if not isinstance(self.overflow, Overflow):
+            raise InvalidType(
+                f"overflow is {self.overflow!r}; it must be one of {', '.join(map(str, Overflow))}"
+            )
+        if self.size is not None and not callable(self.size):
+            raise InvalidType(f"size is {self.size!r}; it must be a function from a payload to its bytes")
+
+
+def _require_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidType(f"{name} is {value!r}; it must be a whole number of at least 1")
+    if not 1 <= value < 2**62:
+        raise InvalidArgument(f"{name} is {value}; it must be a whole number of at least 1")
+
+
+class Request(Generic[Reply]):
+    """Base of payloads whose `ask` has a static reply type: `class Charge(Request[Charged])`."""
+
+    __slots__ = ()
+
+
+@overload
+def handler(function: Function, /) -> Function: ...
+@overload
+def handler(*, lane: str = ...) -> Callable[[Function], Function]: ...
+def handler(function: Any = None, /, *, lane: str = "normal") -> Any:
+    """Mark a method as the handler of the payload type that its one parameter is annotated with.
+
+    The annotation may be a class, a base class, `X | Y`, or any of these as a string. Of several that
+    fit a payload the one of its nearest base class is called. A plain `def` handler is faster than an
+    `async def` one; what it returns answers an ask.
+
+    Args:
+        lane: "normal", or "control" for mail that goes before normal mail.
+    """
+    if lane not in ("normal", "control"):
+        raise InvalidArgument(f"lane is {lane!r}; it must be 'normal' or 'control'")
+
+    def mark(marked: Function) -> Function:
+        if not inspect.isfunction(marked):
+            raise HandlerDefinitionError(f"@handler marks {marked!r}; it must mark a method of an Agent")
+        setattr(marked, _MARK, lane)
+        return marked
+
+    if function is None:
+        return mark
+    return mark(function)
+
+
+class AgentContext:
+    """What an agent's own code knows and can do about itself; `self.context`."""
+
+    __slots__ = ("coordinator", "ref")
+
+    def __init__(self, ref: AgentRef, coordinator: Coordinator) -> None:
+        self.ref = ref
+        self.coordinator = coordinator
+
+    @property
+    def name(self) -> str:
+        return self.ref.name
+
+    @property
+    def message(self) -> Message | None:
+        """The envelope of the message in hand.
+
+        In a handler, and in tasks and timers it started, also after it ended; None elsewhere.
+        """
+        scope = self.coordinator._dispatcher.scope()
+        return None if scope is None else scope[1]
+
+    @property
+    def sender(self) -> AgentRef | None:
+        """The agent whose handler sent the message in hand; None when none did."""
+        message = self.message
+        return None if message is None else message.sender
+
+    @property
+    def deadline(self) -> float | None:
+        """When the message in hand must be answered, in seconds on the loop's clock; None for no limit.
+
+        Fits `asyncio.timeout_at`.
+        """
+        message = self.message
+        return message.deadline_ns / 1e9 if message is not None and message.deadline_ns else None
+
+    @property
+    def headers(self) -> Mapping[str, object]:
+        """The headers of the message in hand; empty when it has none."""
+        message = self.message
+        return types.MappingProxyType({}) if message is None or message.headers is None else message.headers
+
+    async def spawn(self, factory: Callable[..., Any], *args: object, **options: Any) -> AgentRef:
+        """Start a child, as `Coordinator.spawn` does; it stops before this agent does.
+
+        Cancel safety: a cancelled call has started nothing.
+        """
+        return await self.coordinator._spawn(factory, args, options, parent=self.ref)
+
+    def stop(self) -> None:
+        """Stop this agent once the handler in hand is over; mail that waits becomes dead letters."""
+        self.coordinator._stop_soon(self.ref)
+
+    def __repr__(self) -> str:
+        return f"<AgentContext of {self.ref.name!r}>"
+
+
+class Agent:
+    """Has state and handles one message at a time; subclass it, and mark handlers with `@handler`.
+
+    Class attributes:
+        mailbox: How much mail may wait; `spawn(mailbox=)` overrides it.
+        concurrency: How many messages may be handled at a time while handlers wait for I/O; they are
+            started in order. `spawn(concurrency=)` overrides it.
+
+    `on_start`, `on_stop` and `receive` may be plain functions or coroutines.
+    """
+
+    __slots__ = ("__weakref__", "context")
+
+    mailbox: ClassVar[MailboxPolicy] = MailboxPolicy()
+    concurrency: ClassVar[int] = 1
+
+    # Set before `on_start`; `__init__` runs before it is there.
+    context: AgentContext
+
+    _pmesh_pending: ClassVar[Mapping[str, object] | None] = None
+    _pmesh_table: ClassVar[HandlerTable | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._pmesh_table = None
+        cls._pmesh_pending = None
+        if not isinstance(cls.mailbox, MailboxPolicy):
+            raise HandlerDefinitionError(f"{cls.__qualname__}.mailbox is {cls.mailbox!r}; it must be a MailboxPolicy")
+        check_concurrency(cls.concurrency, f"{cls.__qualname__}.concurrency")
+        try:
+            cls._pmesh_table = build_table(cls, {})
+        except NameError:
+            # A type that is defined later, or inside a function: the names around the class may help.
+            around = dict(sys._getframe(1).f_locals)
+            try:
+                cls._pmesh_table = build_table(cls, around)
+            except NameError:
+                cls._pmesh_pending = around
+
+    async def on_start(self) -> None:
+        """Called before the first message; when it raises, so does `spawn`."""
+
+    async def on_stop(self, reason: StopReason) -> None:
+        """Called after the last message; what it raises is logged."""
+
+    async def receive(self, payload: Any) -> object:
+        """Handle what no `@handler` takes; override it to catch all. What it returns answers an ask."""
+        raise NotImplementedError
+
+
+def check_concurrency(value: object, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidType(f"{name} is {value!r}; it must be a whole number of at least 1")
+    if not 1 <= value <= 1_000_000:
+        raise InvalidArgument(f"{name} is {value}; it must be a whole number from 1 to 1,000,000")
+    return value
+
+
+def is_overridden(cls: type[Agent], method: str) -> bool:
+    return getattr(cls, method) is not getattr(Agent, method)
+
+
+def table_of(cls: type[Agent]) -> HandlerTable:
+    """The handler table of an agent class; annotations that could not be resolved before must be now."""
+    if cls.__dict__.get("_pmesh_table") is None:
+        try:
+            cls._pmesh_table = build_table(cls, cls._pmesh_pending or {})
+        except NameError as error:
+            raise HandlerDefinitionError(
+                f"a handler of {cls.__qualname__} is annotated with a name that cannot be found: {error}."
+                " Define the payload type at module level, or before the agent class"
+            ) from None
+        cls._pmesh_pending = None
+    table = cls._pmesh_table
+    assert table is not None
+    return table
+
+
+def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
+    """Collect the handlers of `cls` and its bases, and check each.
+
+    Raises:
+        HandlerDefinitionError: A handler with a wrong signature, or two for one type in one class.
+        NameError: An annotation names something that is not known (yet).
+    """
+    by_type: dict[type, Handler] = {}
+    for base in reversed(cls.__mro__):
+        here: dict[type, str] = {}
+        for name, function in vars(base).items():
+            lane = getattr(function, _MARK, None)
+            if lane is None or not inspect.isfunction(function):
+                continue
+            if getattr(cls, name) is not function:
+                continue  # overridden further down
+            label = f"{base.__qualname__}.{name}"
+            entry = Handler(
+                function, label, lane=lane, is_async=inspect.iscoroutinefunction(function), takes_agent=True
+            )
+            for payload_type in _payload_types(function, label, {**around, **vars(base)}):
+                if payload_type in here:
+                    raise HandlerDefinitionError(
+                        f"{label} and {base.__qualname__}.{here[payload_type]} both handle"
+                        f" {payload_type.__qualname__}; keep one of them"
+                    )
+                here[payload_type] = name
+                by_type[payload_type] = entry
+    catch_all = None
+    if is_overridden(cls, "receive"):
+        _require_one_parameter(cls.receive, f"{cls.__qualname__}.receive")
+        catch_all = Handler(
+            cls.receive,
+            f"{cls.__qualname__}.receive",
+            is_async=inspect.iscoroutinefunction(cls.receive),
+            takes_agent=True,
+        )
+    entries = [*by_type.values(), *([catch_all] if catch_all is not None else [])]
+    return HandlerTable(
+        _resolver(by_type, catch_all),
+        has_control=any(entry.lane == "control" for entry in entries),
+        has_async=any(entry.is_async for entry in entries)
+        or any(inspect.iscoroutinefunction(getattr(cls, hook)) for hook in ("on_start", "on_stop") if is_overridden(cls, hook)),
+    )
+
+
+def _resolver(by_type: dict[type, Handler], catch_all: Handler | None) -> Callable[[type], Handler | None]:
+    """From a payload type to its handler, by the rules of `functools.singledispatch` (ABCs included)."""
+
+    def unhandled(payload: object) -> None:
+        return None
+
+    dispatch = functools.singledispatch(unhandled)
+    found: dict[Any, Handler] = {}
+    for payload_type, entry in by_type.items():
+        # A function of its own for each type: singledispatch answers with what was registered.
+        def marker(payload: object) -> None:
+            return None
+
+        dispatch.register(payload_type, marker)
+        found[marker] = entry
+
+    def resolve(payload_type: type) -> Handler | None:
+        return found.get(dispatch.dispatch(payload_type), catch_all)
+
+    return resolve
+
+
+def _payload_types(function: Any, label: str, names: Mapping[str, object]) -> list[type]:
+    parameter = _require_one_parameter(function, label)
+    annotations = _raw_annotations(function)
+    if parameter not in annotations:
+        raise HandlerDefinitionError(
+            f"{label}({parameter}) has no annotation; annotate {parameter!r} with the payload type it handles"
+        )
+    # The other annotations need not resolve, so only this one is evaluated, where the handler was defined.
+    stand_in = types.FunctionType((lambda: None).__code__, function.__globals__)
+    stand_in.__annotations__ = {parameter: annotations[parameter]}
+    hints = typing.get_type_hints(stand_in, localns=dict(names))
+    return _classes(hints[parameter], label, parameter)
+
+
+def _raw_annotations(function: Any) -> dict[str, Any]:
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
+    return dict(function.__annotations__)
+
+
+def _classes(annotation: object, label: str, parameter: str) -> list[type]:
+    if annotation is None:
+        return [type(None)]
+    if annotation is Any:
+        return [object]
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return [found for part in typing.get_args(annotation) for found in _classes(part, label, parameter)]
+    origin = typing.get_origin(annotation)
+    if isinstance(origin, type):
+        raise HandlerDefinitionError(
+            f"{label}({parameter}: {annotation}) cannot be dispatched on: what is inside a payload is not"
+            f" looked at; annotate it with {origin.__qualname__}"
+        )
+    if not isinstance(annotation, type):
+        raise HandlerDefinitionError(
+            f"{label}({parameter}: {annotation!r}) cannot be dispatched on; annotate it with a class, or X | Y of classes"
+        )
+    return [annotation]
+
+
+def _require_one_parameter(function: Callable[..., object], label: str) -> str:
+    """The name of the one parameter after self."""
+    parameters = _parameters(function)
+    takes = [p for p in parameters[1:] if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in takes[1:] if p.default is p.empty]
+    required += [p for p in parameters[1:] if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if not takes or required:
+        raise HandlerDefinitionError(
+            f"{label} must take self and one payload, as in `async def handle(self, message: Payload)`;"
+            f" it takes ({', '.join(p.name for p in parameters)})"
+        )
+    return takes[0].name
+
+
+def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        # Annotations may name what is not defined yet.
+        signature = inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+    else:
+        signature = inspect.signature(function)
+    return list(signature.parameters.values())
+
+
+def function_table(function: Callable[[Any], object]) -> HandlerTable:
+    """The table of a function agent: the function takes every payload.
+
+    Raises:
+        InvalidType: The function cannot be called with one argument.
+    """
+    name = getattr(function, "__qualname__", None) or repr(function)
+    code = getattr(function, "__code__", None)
+    # inspect.signature takes longer than all the rest of a spawn; most functions do not need it.
+    if not (inspect.isfunction(function) and code is not None and code.co_argcount == 1 and not code.co_kwonlyargcount):
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError:
+            raise InvalidType(f"function agent {name} must be callable with one argument, the payload") from None
+        except ValueError:
+            pass  # some builtins have no signature; a call will tell
+    call = getattr(function, "__call__", None)  # noqa: B004 - asks for the method, not whether it is callable
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+    entry = Handler(function, name, is_async=is_async, takes_agent=False)
+    return HandlerTable(lambda payload_type: entry, has_async=is_async)

@@ -1,0 +1,113 @@
+"""Dead letters: mail that no handler will see. For debugging, never a way of delivery."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pmesh._core import AgentRef
+from pmesh.errors import InvalidArgument, InvalidType
+
+__all__ = ["DeadLetter", "DeadLetterKind", "DeadLetters"]
+
+logger = logging.getLogger("pmesh.dead_letters")
+
+# How many are logged one by one before only every further LOG_SUMMARY_EVERY are summed up.
+LOG_FIRST = 10
+LOG_SUMMARY_EVERY = 1_000
+
+
+class DeadLetterKind(enum.Enum):
+    """Why a message reached no handler."""
+
+    STOPPED = "stopped"  # accepted, and its agent stopped first
+    UNKNOWN = "unknown"  # sent to a name that no agent has; it was never accepted
+    DROPPED = "dropped"  # by an overflow policy
+    EXPIRED = "expired"  # its deadline passed while it waited
+    UNHANDLED = "unhandled"  # the agent has no handler for its payload
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One message that no handler saw."""
+
+    kind: DeadLetterKind
+    payload: object
+    receiver: str
+    sender: AgentRef | None
+
+
+class DeadLetters:
+    """The newest dead letters of a coordinator, exact counts by kind, and subscription.
+
+    Letters may be added from any thread; subscribers are called in the thread that adds one.
+    """
+
+    def __init__(self, capacity: int = 1_000) -> None:
+        if isinstance(capacity, bool) or not isinstance(capacity, int):
+            raise InvalidType(f"dead_letters is {capacity!r}; it must be a whole number of letters to keep")
+        if capacity < 0:
+            raise InvalidArgument(f"dead_letters is {capacity}; it must be 0 or more letters to keep")
+        self._letters: collections.deque[DeadLetter] = collections.deque(maxlen=capacity)
+        self._counts = dict.fromkeys(DeadLetterKind, 0)
+        self._subscribers: list[Callable[[DeadLetter], None]] = []
+        self._lock = threading.Lock()
+        self._total = 0
+
+    def add(self, letter: DeadLetter) -> None:
+        """Count `letter`, keep it, log it (the first ten, then a summary), and tell subscribers."""
+        with self._lock:
+            self._counts[letter.kind] += 1
+            self._total += 1
+            total = self._total
+            self._letters.append(letter)
+        if total <= LOG_FIRST:
+            logger.warning(
+                "dead letter (%s): %s to agent %r%s",
+                letter.kind.value,
+                type(letter.payload).__qualname__,
+                letter.receiver,
+                "; further ones are summed up" if total == LOG_FIRST else "",
+            )
+        elif total % LOG_SUMMARY_EVERY == 0:
+            logger.warning("%d dead letters so far: %s", total, self._summary())
+        for subscriber in tuple(self._subscribers):
+            try:
+                subscriber(letter)
+            except Exception:
+                logger.exception("a subscriber of dead letters failed: %r", subscriber)
+
+    def subscribe(self, subscriber: Callable[[DeadLetter], None]) -> Callable[[], None]:
+        """Call `subscriber` with each further letter; returns a function that ends the subscription."""
+        if not callable(subscriber):
+            raise InvalidType(f"subscriber is {subscriber!r}; it must be callable with one DeadLetter")
+        self._subscribers.append(subscriber)
+
+        def unsubscribe() -> None:
+            if subscriber in self._subscribers:
+                self._subscribers.remove(subscriber)
+
+        return unsubscribe
+
+    @property
+    def counts(self) -> dict[DeadLetterKind, int]:
+        """How many there have been, by kind; exact, also for those no longer kept."""
+        with self._lock:
+            return dict(self._counts)
+
+    def _summary(self) -> str:
+        return ", ".join(f"{count} {kind.value}" for kind, count in self.counts.items() if count)
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return iter(tuple(self._letters))
+
+    def __len__(self) -> int:
+        """How many are kept, oldest given up first."""
+        return len(self._letters)
+
+    def __repr__(self) -> str:
+        return f"<DeadLetters {self._summary() or 'none'}>"

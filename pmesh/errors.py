@@ -1,0 +1,90 @@
+"""Every error that pmesh raises; each derives from `PmeshError`.
+
+Errors about arguments and class definitions also derive from `ValueError` or `TypeError`, those about
+time from `TimeoutError`, so that code which knows nothing of pmesh catches them as it would expect.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AgentStopped",
+    "AskTimeout",
+    "CoordinatorClosed",
+    "HandlerCancelled",
+    "HandlerDefinitionError",
+    "IllegalTransition",
+    "InvalidArgument",
+    "InvalidType",
+    "MailboxFull",
+    "NameInUse",
+    "PmeshError",
+    "StartFailed",
+    "UnhandledMessage",
+    "UnknownAgent",
+    "UsedAfterFork",
+    "WrongLoop",
+]
+
+
+class PmeshError(Exception):
+    """Base of every error that pmesh raises."""
+
+
+class InvalidArgument(PmeshError, ValueError):
+    """An argument has a value that is not allowed; the text names it, the value and what is allowed."""
+
+
+class InvalidType(PmeshError, TypeError):
+    """An argument has the wrong type; the text names it, what it is and what would be right."""
+
+
+class HandlerDefinitionError(PmeshError, TypeError):
+    """A handler or an agent class is defined in a way that cannot be dispatched."""
+
+
+class NameInUse(PmeshError, ValueError):
+    """An agent of that name is alive in this coordinator."""
+
+
+class UnknownAgent(PmeshError, LookupError):
+    """No agent of that name is alive in this coordinator; the text names close matches."""
+
+
+class MailboxFull(PmeshError):
+    """The message found no room: at once for one larger than the whole budget, else after the timeout."""
+
+
+class AgentStopped(PmeshError):
+    """The agent does not take mail any more, or stopped before it answered."""
+
+
+class AskTimeout(PmeshError, TimeoutError):
+    """No answer came within the timeout of an ask."""
+
+
+class UnhandledMessage(PmeshError, TypeError):
+    """The agent has no handler for the payload and no `receive`."""
+
+
+class HandlerCancelled(PmeshError):
+    """The handler that was to answer an ask was cancelled, or raised `CancelledError`."""
+
+
+class StartFailed(PmeshError):
+    """An agent could not be started because it was stopped while it started."""
+
+
+class IllegalTransition(PmeshError):
+    """A lifecycle state does not follow from the one before; see `pmesh.lifecycle.TRANSITIONS`."""
+
+
+class CoordinatorClosed(PmeshError, RuntimeError):
+    """The coordinator has not been entered yet, or has been left."""
+
+
+class WrongLoop(PmeshError, RuntimeError):
+    """A coroutine of a coordinator was awaited outside the event loop that the coordinator runs in."""
+
+
+class UsedAfterFork(PmeshError, RuntimeError):
+    """A coordinator or one of its refs was used in a forked child; its loop lives in the parent."""

@@ -1,0 +1,74 @@
+"""The life of an agent: its states, the transitions between them, and why it stopped.
+
+Only the table and its check live here; who moves an agent from state to state is `coordinator.py`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from pmesh.errors import IllegalTransition
+
+__all__ = ["TRANSITIONS", "Lifecycle", "State", "StopReason"]
+
+
+class State(enum.Enum):
+    """Where in its life an agent is."""
+
+    NEW = "new"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    DRAINING = "draining"
+    FAILED = "failed"
+    BACKOFF = "backoff"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class StopReason(enum.Enum):
+    """Why an agent stopped; given to `Agent.on_stop`."""
+
+    STOPPED = "stopped"  # by `stop`
+    DRAINED = "drained"  # by `drain`, with all its mail handled
+    DRAIN_TIMEOUT = "drain_timeout"  # by `drain`, which ran out of time
+    KILLED = "killed"  # by `kill`, or by a cancelled Task
+    FAILED = "failed"  # its mailbox overflowed under `Overflow.STOP`
+    SHUTDOWN = "shutdown"  # the coordinator was left
+
+
+# RUNNING or SUSPENDED to STARTING is a restart with its group, FAILED to RUNNING a resume.
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.NEW: frozenset({State.STARTING}),
+    State.STARTING: frozenset({State.RUNNING, State.DRAINING, State.FAILED, State.STOPPING}),
+    State.RUNNING: frozenset({State.SUSPENDED, State.DRAINING, State.STOPPING, State.FAILED, State.STARTING}),
+    State.SUSPENDED: frozenset({State.RUNNING, State.DRAINING, State.STOPPING, State.STARTING}),
+    State.DRAINING: frozenset({State.STOPPING, State.FAILED}),
+    State.FAILED: frozenset({State.RUNNING, State.BACKOFF, State.STARTING, State.STOPPING}),
+    State.BACKOFF: frozenset({State.STARTING, State.DRAINING, State.STOPPING}),
+    State.STOPPING: frozenset({State.STOPPED}),
+    State.STOPPED: frozenset(),
+}
+
+
+class Lifecycle:
+    """The state of one agent; every change is checked against `TRANSITIONS`."""
+
+    __slots__ = ("name", "state")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = State.NEW
+
+    def move(self, to: State) -> None:
+        """Enter state `to`.
+
+        Raises:
+            IllegalTransition: `to` does not follow from the current state.
+        """
+        if to not in TRANSITIONS[self.state]:
+            allowed = ", ".join(sorted(state.name for state in TRANSITIONS[self.state])) or "none"
+            raise IllegalTransition(
+                f"agent {self.name!r} cannot go from {self.state.name} to {to.name}; allowed: {allowed}"
+            )
+        self.state = to

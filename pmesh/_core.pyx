@@ -1,4 +1,4 @@
-# cython: language_level=3, binding=True, freelist=0
+# cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
 """The hot path of pmesh, one extension: messages, mailboxes, dispatch, latency recording.
 
 Here live only the parts that every message passes through. What an agent is to its user, names, the
@@ -17,6 +17,7 @@ Offering a message is safe from any thread; everything else happens in the coord
 
 cimport cython
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 
 import asyncio
@@ -67,6 +68,24 @@ cdef extern from *:
         return outcome == PYGEN_ERROR ? NULL : result;
     }
 
+    /* The end of an iterator with a value. Cython's own `raise StopIteration(value)` adds a traceback,
+       which costs more than all the rest of an ask. */
+    static void pmesh_set_stop(PyObject *value) {
+        if (value == Py_None) return;  /* NULL without an exception says the same */
+        if (PyTuple_Check(value) || PyExceptionInstance_Check(value)) {
+            PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+            if (stop == NULL) return;
+            PyErr_SetObject(PyExc_StopIteration, stop);
+            Py_DECREF(stop);
+        } else {
+            PyErr_SetObject(PyExc_StopIteration, value);
+        }
+    }
+
+    static void pmesh_set_iternext(PyObject *type, iternextfunc next) {
+        ((PyTypeObject *)type)->tp_iternext = next;
+    }
+
     static inline PyObject *pmesh_var_get(PyObject *var) {
         PyObject *value = NULL;
         if (PyContextVar_Get(var, Py_None, &value) < 0) return NULL;
@@ -80,6 +99,9 @@ cdef extern from *:
     int64_t pmesh_monotonic_ns() noexcept nogil
     object pmesh_iter_send(object iterator, object value, int *status)
     object pmesh_var_get(object var)
+    void pmesh_set_stop(object value) noexcept
+    ctypedef PyObject *(*iternextfunc)(PyObject *) except? NULL
+    void pmesh_set_iternext(object type, iternextfunc next) noexcept
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() noexcept

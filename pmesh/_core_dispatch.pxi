@@ -7,10 +7,6 @@ cdef enum:
     WAITER_STOPPED = 3     # the agent stopped meanwhile
     WAITER_CANCELLED = 4
 
-# The shortest heap of timeouts that is worth clearing of those which are over.
-cdef enum:
-    TIMERS_KEPT = 1024
-
 # Messages and wake-ups after which the loop gets its turn even when no time has passed (virtual time).
 cdef enum:
     SLICE_MESSAGES = 8192
@@ -60,7 +56,7 @@ cdef class Waiter:
     cdef int64_t size_bytes            # of the message that a send waits with
     cdef uint8_t lane
     cdef uint8_t state
-    cdef bint timed                    # in the heap of timeouts
+    cdef Py_ssize_t place              # in the heap of timeouts, from 1; 0 when not in it
 
     def __init__(self):
         raise InvalidType("Waiter is made by the dispatcher; it cannot be constructed")
@@ -70,8 +66,8 @@ cdef class Waiter:
         if self.state != WAITER_PENDING:
             return 0
         self.state = state
-        if self.timed:
-            self.dispatcher.timers_live -= 1
+        if self.place:
+            self.dispatcher.clear_timeout(self)
         if self.callback is not None:
             self.dispatcher.wake(self)
         return 0
@@ -150,7 +146,6 @@ cdef class Dispatcher:
     cdef object wakes                 # deque of Waiter whose Tasks are to be resumed
     cdef object calls                 # deque of (function, args) to be called in the loop
     cdef list timers                  # heap of Waiter by deadline_ns
-    cdef Py_ssize_t timers_live       # those in it that still wait
     cdef object timer                 # the loop's TimerHandle
     cdef int64_t timer_ns             # when it fires; 0 when none is set
     cdef object chooser               # picks among ready agents; None for first come, first served
@@ -166,6 +161,7 @@ cdef class Dispatcher:
     cdef Py_ssize_t budget            # messages and wake-ups left in this slice
     cdef bint now_is_fresh            # nothing but dispatch happened since now_ns was read
     cdef bint drain_scheduled         # drain is going to run, or runs
+    cdef bint draining                # drain runs, so the loop does too
     cdef public bint closing          # mail from outside handlers is refused
     cdef readonly bint ended          # nothing is served any more
     cdef bint forked                  # this is a copy in a forked child
@@ -293,6 +289,7 @@ cdef class Dispatcher:
         self.now_is_fresh = True
         self.slice_end_ns = self.now_ns + self.slice_ns
         self.budget = SLICE_MESSAGES
+        self.draining = True
         try:
             while True:
                 if self.calls:
@@ -307,6 +304,7 @@ cdef class Dispatcher:
                 if self.now_ns >= self.slice_end_ns or self.budget <= 0:
                     break
         finally:
+            self.draining = False
             with cython.critical_section(self):
                 more = self.ready_first is not None or bool(self.wakes) or bool(self.calls)
                 self.drain_scheduled = more
@@ -698,7 +696,10 @@ cdef class Dispatcher:
 
     cdef int check_loop(self, str method) except -1:
         """`send` and `ask` wait in the coordinator's loop, and nowhere else."""
-        cdef object running = self.running_loop()
+        cdef object running
+        if self.draining and PyThread_get_thread_ident() == self.thread_id:
+            return 0    # asking asyncio costs a system call before CPython 3.12
+        running = self.running_loop()
         if running is not self.loop:
             raise WrongLoop(
                 f"{method}() belongs to the coordinator's event loop, but "
@@ -778,73 +779,60 @@ cdef class Dispatcher:
             waiter.conclude(WAITER_DONE)
         return 0
 
-    # Timeouts of asks and sends: a binary heap swept by one timer of the loop. Most are over long before
-    # they are due, and are then left in the heap until enough of them have gathered.
+    # Timeouts of asks and sends: a binary heap swept by one timer of the loop. Each waiter knows its
+    # place in it, so that an answer takes its timeout out again.
 
-    cdef int set_timeout(self, Waiter waiter, int64_t deadline_ns) except -1:
+    @cython.boundscheck(False)
+    @cython.wraparound(False)
+    cdef int sift(self, Waiter waiter, Py_ssize_t place) except -1:
+        """Put `waiter` at `place` (from 0) or where it belongs above or below it; len(timers) > place."""
         cdef list heap = self.timers
-        cdef Py_ssize_t place = len(heap)
-        cdef Py_ssize_t parent
-        cdef Waiter above
-        if place > TIMERS_KEPT + 2 * self.timers_live:
-            self.clear_timers()
-            heap = self.timers
-            place = len(heap)
-        waiter.deadline_ns = deadline_ns
-        waiter.timed = True
-        self.timers_live += 1
-        heap.append(waiter)
+        cdef Py_ssize_t size = len(heap)
+        cdef Py_ssize_t child, parent
+        cdef Waiter other, right
         while place > 0:
             parent = (place - 1) >> 1
-            above = heap[parent]
-            if above.deadline_ns <= deadline_ns:
+            other = <Waiter>heap[parent]
+            if other.deadline_ns <= waiter.deadline_ns:
                 break
-            heap[place] = above
+            heap[place] = other
+            other.place = place + 1
             place = parent
-        heap[place] = waiter
-        if self.timer_ns == 0 or deadline_ns < self.timer_ns:
-            self.arm(deadline_ns)
-        return 0
-
-    cdef int clear_timers(self) except -1:
-        """Leave only those in the heap that still wait; sorted by deadline they are a heap."""
-        cdef list live = []
-        cdef Waiter waiter
-        for waiter in self.timers:
-            if waiter.state == WAITER_PENDING:
-                live.append((waiter.deadline_ns, len(live), waiter))
-            else:
-                waiter.timed = False
-        live.sort()
-        self.timers = [entry[2] for entry in live]
-        return 0
-
-    cdef Waiter pop_timer(self):
-        cdef list heap = self.timers
-        cdef Waiter top = heap[0]
-        cdef Waiter last = heap.pop()
-        cdef Waiter left, right
-        cdef Py_ssize_t size = len(heap)
-        cdef Py_ssize_t place = 0
-        cdef Py_ssize_t child
-        if size == 0:
-            return top
         while True:
             child = 2 * place + 1
             if child >= size:
                 break
-            left = heap[child]
+            other = <Waiter>heap[child]
             if child + 1 < size:
-                right = heap[child + 1]
-                if right.deadline_ns < left.deadline_ns:
-                    left = right
+                right = <Waiter>heap[child + 1]
+                if right.deadline_ns < other.deadline_ns:
+                    other = right
                     child += 1
-            if last.deadline_ns <= left.deadline_ns:
+            if waiter.deadline_ns <= other.deadline_ns:
                 break
-            heap[place] = left
+            heap[place] = other
+            other.place = place + 1
             place = child
-        heap[place] = last
-        return top
+        heap[place] = waiter
+        waiter.place = place + 1
+        return 0
+
+    cdef int set_timeout(self, Waiter waiter, int64_t deadline_ns) except -1:
+        cdef Py_ssize_t place = len(self.timers)
+        waiter.deadline_ns = deadline_ns
+        self.timers.append(waiter)
+        self.sift(waiter, place)
+        if self.timer_ns == 0 or deadline_ns < self.timer_ns:
+            self.arm(deadline_ns)
+        return 0
+
+    cdef int clear_timeout(self, Waiter waiter) except -1:
+        cdef Py_ssize_t place = waiter.place - 1
+        cdef Waiter last = self.timers.pop()
+        waiter.place = 0
+        if last is not waiter:
+            self.sift(last, place)
+        return 0
 
     cdef int arm(self, int64_t deadline_ns) except -1:
         cdef int64_t delay_ns = deadline_ns - self.clock.now()
@@ -864,15 +852,10 @@ cdef class Dispatcher:
         self.timer_ns = 0
         while self.timers:
             waiter = self.timers[0]
-            if waiter.state != WAITER_PENDING:
-                self.pop_timer().timed = False
-            elif waiter.deadline_ns <= now_ns:
-                self.pop_timer()
-                waiter.conclude(WAITER_TIMED_OUT)
-                waiter.timed = False
-            else:
+            if waiter.deadline_ns > now_ns:
                 self.arm(waiter.deadline_ns)
                 break
+            waiter.conclude(WAITER_TIMED_OUT)
 
     # For the coordinator.
 
@@ -882,6 +865,8 @@ cdef class Dispatcher:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        for waiter in self.timers:
+            (<Waiter>waiter).place = 0
         self.timers.clear()
 
     def mark_forked(self):
@@ -900,5 +885,5 @@ cdef class Dispatcher:
 
     @property
     def timeouts(self):
-        """(timeouts set and not over, length of the heap that holds them)."""
-        return self.timers_live, len(self.timers)
+        """Timeouts of asks and sends that still wait."""
+        return len(self.timers)

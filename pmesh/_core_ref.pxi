@@ -200,14 +200,16 @@ cdef class Send:
     def __await__(self):
         return self
 
-    def __next__(self):
-        cdef object waits
+    cdef object advance(self):
+        """What to wait on next; None when the message was delivered."""
         if self.state == CALL_NEW:
-            waits = self.begin()
-        elif self.state == CALL_OVER:
+            return self.begin()
+        if self.state == CALL_OVER:
             raise RuntimeError("cannot reuse already awaited send()")
-        else:
-            waits = self.resume()
+        return self.resume()
+
+    def __next__(self):
+        cdef object waits = self.advance()
         if waits is None:
             raise StopIteration
         return waits
@@ -312,11 +314,8 @@ cdef class Ask:
         return self
 
     def __next__(self):
-        if self.state == CALL_NEW:
-            return self.begin()
-        if self.state == CALL_OVER:
-            raise RuntimeError("cannot reuse already awaited ask()")
-        raise StopIteration(self.finish())
+        # Replaced below by ask_next, which ends without a traceback; this gives the type the slot.
+        raise StopIteration
 
     def send(self, value):
         return next(self)
@@ -337,6 +336,23 @@ cdef class Ask:
     def __repr__(self):
         return f"<Ask of {self.cell.name!r}>"
 
+
+cdef PyObject *ask_next(PyObject *self) except? NULL:
+    """`Ask.__next__`: what to wait on, or the end with the answer as its value."""
+    cdef Ask call = <Ask>self
+    cdef object result
+    if call.state == CALL_NEW:
+        result = call.begin()
+        Py_INCREF(result)
+        return <PyObject *>result
+    if call.state == CALL_OVER:
+        raise RuntimeError("cannot reuse already awaited ask()")
+    result = call.finish()
+    pmesh_set_stop(result)
+    return NULL
+
+
+pmesh_set_iternext(Ask, ask_next)
 
 collections.abc.Coroutine.register(Send)
 collections.abc.Coroutine.register(Ask)
@@ -370,7 +386,6 @@ cdef class AgentRef:
             return False
         return dispatcher.submit(cell, message)
 
-    @cython.binding(False)
     def tell(self, payload, *, ttl=None, headers=None):
         """Send `payload` and do not wait: True when it was accepted. Safe from any thread.
 
@@ -384,7 +399,6 @@ cdef class AgentRef:
         """
         return self.tell_one(payload, ttl, headers)
 
-    @cython.binding(False)
     def tell_many(self, payloads, *, ttl=None, headers=None):
         """`tell` each of `payloads`, in order; returns how many were accepted. Safe from any thread."""
         cdef Py_ssize_t count = 0
@@ -393,7 +407,6 @@ cdef class AgentRef:
                 count += 1
         return count
 
-    @cython.binding(False)
     def send(self, payload, *, timeout=DEFAULT_TIMEOUT_SECONDS, headers=None):
         """Deliver `payload`, waiting for room in the mailbox and for a place in the coordinator's window.
 
@@ -416,7 +429,6 @@ cdef class AgentRef:
         call.timeout = timeout
         return call
 
-    @cython.binding(False)
     def ask(self, payload, *, timeout=DEFAULT_TIMEOUT_SECONDS, headers=None):
         """Send `payload` and wait for what its handler returns. Does not wait for room.
 

@@ -12,6 +12,10 @@ cdef enum:
     SLICE_MESSAGES = 8192
 
 
+# One call instead of two to go from one Task to the next.
+cdef bint SWAPS_TASKS = sys.version_info >= (3, 12)
+
+
 @cython.final
 cdef class Clock:
     """The one source of time of a coordinator: CLOCK_MONOTONIC, or a value that a test sets."""
@@ -137,6 +141,8 @@ cdef class Dispatcher:
     cdef object new_task
     cdef object enter_task
     cdef object leave_task
+    cdef object swap_task
+    cdef object current_task
     cdef object running_loop
     cdef object scope_var
     cdef object hooks                 # the coordinator: dead_letter, failure, overflow, killed
@@ -145,6 +151,8 @@ cdef class Dispatcher:
     cdef Cell ready_last
     cdef object wakes                 # deque of Waiter whose Tasks are to be resumed
     cdef object calls                 # deque of (function, args) to be called in the loop
+    cdef Py_ssize_t wakes_left        # len(wakes); a Python-level test of a deque costs ten times as much
+    cdef bint has_calls
     cdef list timers                  # heap of Waiter by deadline_ns
     cdef object timer                 # the loop's TimerHandle
     cdef int64_t timer_ns             # when it fires; 0 when none is set
@@ -176,6 +184,8 @@ cdef class Dispatcher:
         self.new_task = asyncio.Task
         self.enter_task = asyncio.tasks._enter_task
         self.leave_task = asyncio.tasks._leave_task
+        self.swap_task = asyncio.tasks._swap_current_task if SWAPS_TASKS else None
+        self.current_task = asyncio.current_task
         self.running_loop = asyncio._get_running_loop
         self.scope_var = SCOPE
         self.thread_id = PyThread_get_thread_ident()
@@ -230,6 +240,7 @@ cdef class Dispatcher:
                 cell = cell.next_ready
         if not ready:
             return None
+        self.leave()
         index = self.chooser(ready)
         if not 0 <= index < len(ready):
             raise InvalidArgument(f"the chooser returned {index}; it must be an index below {len(ready)}")
@@ -272,12 +283,14 @@ cdef class Dispatcher:
     cdef int wake(self, Waiter waiter) except -1:
         """Resume the Task that waits on `waiter`, soon; in the loop."""
         self.wakes.append(waiter)
+        self.wakes_left += 1
         self.ensure_drain()
         return 0
 
     cdef int call(self, object function, tuple args) except -1:
         """Call `function` in the loop, before more messages are handled; from any thread."""
         self.calls.append((function, args))
+        self.has_calls = True
         self.ensure_drain()
         return 0
 
@@ -292,21 +305,22 @@ cdef class Dispatcher:
         self.draining = True
         try:
             while True:
-                if self.calls:
+                if self.has_calls:
                     self.run_calls()
                 cell = self.pop()
                 if cell is not None:
                     self.run(cell)
-                elif not self.wakes and not self.calls:
+                elif not self.wakes_left and not self.has_calls:
                     break
-                if self.wakes:
+                if self.wakes_left:
                     self.run_wakes()
                 if self.now_ns >= self.slice_end_ns or self.budget <= 0:
                     break
         finally:
+            self.leave()
             self.draining = False
             with cython.critical_section(self):
-                more = self.ready_first is not None or bool(self.wakes) or bool(self.calls)
+                more = self.ready_first is not None or self.wakes_left > 0 or self.has_calls
                 self.drain_scheduled = more
             if more:
                 self.schedule()
@@ -314,6 +328,8 @@ cdef class Dispatcher:
     cdef int run_calls(self) except -1:
         cdef object function
         cdef tuple args
+        self.leave()
+        self.has_calls = False
         while self.calls:
             function, args = self.calls.popleft()
             function(*args)
@@ -325,8 +341,10 @@ cdef class Dispatcher:
         cdef Waiter waiter
         cdef object callback, context
         cdef int64_t before
-        while self.wakes:
+        self.leave()
+        while self.wakes_left:
             waiter = self.wakes.popleft()
+            self.wakes_left -= 1
             callback = waiter.callback
             if callback is None:
                 continue
@@ -360,7 +378,7 @@ cdef class Dispatcher:
             self.now_is_fresh = True
         try:
             while left > 0 and not cell.paused and cell.normal_size + cell.control_size:
-                slot = cell.acquire()
+                slot = cell.free_slot()
                 if slot is None:
                     break
                 left = self.run_slot(cell, slot, left)
@@ -377,6 +395,7 @@ cdef class Dispatcher:
         cdef Message message
         cdef bint suspended = False
         if slot.task is None and cell.table.has_async:
+            self.leave()
             slot.make_task()
         PyContext_Enter(slot.context)
         try:
@@ -395,14 +414,16 @@ cdef class Dispatcher:
                     break
             if suspended:
                 self.leave()
+                cell.occupy(slot)
                 slot.hand_over()
                 self.now_is_fresh = False
+            elif slot.swallow_cancel:
+                # A cancel that came too late: the slot is free again once its Task has taken it.
+                cell.occupy(slot)
         finally:
-            self.leave()
+            if not SWAPS_TASKS:
+                self.leave()
             PyContext_Exit(slot.context)
-            # A slot with a cancel that came too late is free again once its Task has taken it.
-            if not suspended and not slot.swallow_cancel and slot.state != SLOT_ENDED:
-                cell.put_back(slot)
         return left
 
     cdef inline int leave(self) except -1:
@@ -410,21 +431,30 @@ cdef class Dispatcher:
         cdef Slot slot = self.entered
         if slot is not None:
             self.entered = None
-            self.leave_task(self.loop, slot.task)
+            if SWAPS_TASKS:
+                self.swap_task(self.loop, None)
+            else:
+                self.leave_task(self.loop, slot.task)
         return 0
 
     cdef inline int enter(self, Slot slot) except -1:
         """Make the Task of `slot` the current one; the slot's Context is entered."""
-        if self.entered is None:
-            if slot.task is None:
-                # An eager Task enters its Context by itself.
-                PyContext_Exit(slot.context)
-                try:
-                    slot.make_task()
-                finally:
-                    PyContext_Enter(slot.context)
+        if self.entered is slot:
+            return 0
+        if slot.task is None:
+            # An eager Task enters its Context by itself, and expects no other to be current.
+            self.leave()
+            PyContext_Exit(slot.context)
+            try:
+                slot.make_task()
+            finally:
+                PyContext_Enter(slot.context)
+        if SWAPS_TASKS:
+            self.swap_task(self.loop, slot.task)
+        else:
+            self.leave()
             self.enter_task(self.loop, slot.task)
-            self.entered = slot
+        self.entered = slot
         return 0
 
     cdef object start_in_place(self, Slot slot, object awaitable, int *status):
@@ -611,7 +641,7 @@ cdef class Dispatcher:
 
     def run_hook(self, Cell cell not None, function, tuple args):
         """Call a hook; None when it is over, or a `Waiter` for its end. Raises what it raises."""
-        cdef Slot slot = cell.acquire()
+        cdef Slot slot = cell.free_slot()
         cdef object outer_task
         cdef Slot outer_entered = self.entered
         cdef Slot outer_stepping = self.stepping
@@ -622,9 +652,9 @@ cdef class Dispatcher:
             raise InvalidArgument(f"agent {cell.name!r} has no free slot for {function!r}")
         # An agent with coroutines gets its Task now: before the Context is entered, since an eager
         # Task enters it by itself.
-        if slot.task is None and asyncio.iscoroutinefunction(function):
+        if slot.task is None and cell.table.has_async:
             slot.make_task()
-        outer_task = asyncio.current_task(self.loop)
+        outer_task = self.current_task(self.loop)
         if outer_task is not None:
             self.leave_task(self.loop, outer_task)
         self.entered = None
@@ -647,6 +677,7 @@ cdef class Dispatcher:
                     slot.hook = Waiter.__new__(Waiter)
                     slot.hook.dispatcher = self
                     waiter = slot.hook
+                    cell.occupy(slot)
                     slot.hand_over()
                     return waiter
             finally:
@@ -657,8 +688,8 @@ cdef class Dispatcher:
                         slot.state == SLOT_FRESH and slot.task is not None and slot.task.cancelling()
                     ):
                         slot.clear_cancels()
-                    if not slot.swallow_cancel:
-                        cell.put_back(slot)
+                    if slot.swallow_cancel:
+                        cell.occupy(slot)
         finally:
             self.stepping = outer_stepping
             self.entered = outer_entered

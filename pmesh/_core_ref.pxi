@@ -78,7 +78,7 @@ cdef class Send:
             cell.count_timed_out()
             raise self.full(f"the message has {message.size_bytes} bytes, more than the whole budget of {cell.max_bytes}")
         if cell.has_waiters or not cell.promise(message._lane, message.size_bytes):
-            if scope is not None and scope.cell is cell and not cell.can_run():
+            if scope is not None and scope.cell is cell and not cell.has_spare_slot():
                 cell.count_timed_out()
                 raise self.full("it sends to its own full mailbox, and no slot is free to make room")
             self.state = CALL_ROOM
@@ -148,7 +148,6 @@ cdef class Send:
         if waiter.state == WAITER_DONE:
             if state == CALL_ROOM:
                 return self.enter_window(0)
-            dispatcher.window_used += 0
             self.message.windowed = True
             return self.deliver()
         self.give_up()

@@ -20,18 +20,17 @@ cdef extern from *:
        root's node, has as many references as then. References are found by the garbage collector's
        traversal, which is public; where a Context does not look as expected the scope counts as shared.
     */
-    typedef struct { PyObject *wanted; PyObject *found; const char *name; } pmesh_search;
+    typedef struct { PyObject *wanted; PyObject *found; } pmesh_search;
 
-    static int pmesh_visit_named(PyObject *object, void *arg) {
-        pmesh_search *search = (pmesh_search *)arg;
-        if (search->found == NULL && strcmp(Py_TYPE(object)->tp_name, search->name) == 0)
-            search->found = object;
+    static PyTypeObject *pmesh_map_type = NULL;  /* of a Context's map; NULL while unknown */
+
+    static int pmesh_visit_map(PyObject *object, void *arg) {
+        if (Py_TYPE(object) == pmesh_map_type) ((pmesh_search *)arg)->found = object;
         return 0;
     }
 
     static int pmesh_visit_any(PyObject *object, void *arg) {
-        pmesh_search *search = (pmesh_search *)arg;
-        if (search->found == NULL) search->found = object;
+        ((pmesh_search *)arg)->found = object;
         return 0;
     }
 
@@ -41,18 +40,24 @@ cdef extern from *:
         return 0;
     }
 
-    static PyObject *pmesh_find(PyObject *object, visitproc visit, PyObject *wanted, const char *name) {
-        pmesh_search search = {wanted, NULL, name};
+    static inline PyObject *pmesh_find(PyObject *object, visitproc visit, PyObject *wanted) {
+        pmesh_search search = {wanted, NULL};
         if (object != NULL && Py_TYPE(object)->tp_traverse != NULL)
             Py_TYPE(object)->tp_traverse(object, visit, &search);
         return search.found;
     }
 
+    /* Learn what a Context's map is from an empty Context that is entered nowhere: its only referent. */
+    static void pmesh_learn_map_type(PyObject *empty_context) {
+        PyObject *map = pmesh_find(empty_context, pmesh_visit_any, NULL);
+        if (map != NULL && strcmp(Py_TYPE(map)->tp_name, "hamt") == 0) pmesh_map_type = Py_TYPE(map);
+    }
+
     static void *pmesh_scope_root(PyObject *context, PyObject *scope) {
     #if PMESH_GIL
-        PyObject *root = pmesh_find(context, pmesh_visit_named, NULL, "hamt");
-        PyObject *node = pmesh_find(root, pmesh_visit_any, NULL, NULL);
-        return pmesh_find(node, pmesh_visit_same, scope, NULL) == NULL ? NULL : (void *)root;
+        PyObject *root = pmesh_find(context, pmesh_visit_map, NULL);
+        PyObject *node = pmesh_find(root, pmesh_visit_any, NULL);
+        return pmesh_find(node, pmesh_visit_same, scope) == NULL ? NULL : (void *)root;
     #else
         return NULL;  /* reference counts are split between threads there */
     #endif
@@ -61,7 +66,7 @@ cdef extern from *:
     static inline int pmesh_scope_shared(PyObject *context, PyObject *scope, void *root, Py_ssize_t references) {
         PyObject *now;
         if (root == NULL) return 1;
-        now = pmesh_find(context, pmesh_visit_named, NULL, "hamt");
+        now = pmesh_find(context, pmesh_visit_map, NULL);
         return (void *)now != root || Py_REFCNT(now) != 1 || Py_REFCNT(scope) != references;
     }
 
@@ -70,9 +75,12 @@ cdef extern from *:
         return PyCoro_CheckExact(object) || (methods != NULL && methods->am_await != NULL);
     }
     """
+    void pmesh_learn_map_type(object empty_context) noexcept
     void *pmesh_scope_root(object context, object scope) noexcept
     bint pmesh_scope_shared(object context, PyObject *scope, void *root, Py_ssize_t references) noexcept
     bint pmesh_awaitable(object value) noexcept
+
+pmesh_learn_map_type(contextvars.Context())
 
 cdef enum:
     SLOT_FRESH = 0      # its Task has not taken its first step (only before CPython 3.12)
@@ -490,6 +498,13 @@ cdef class Cell(Mailbox):
         self.ref.cell = self
         self.ref.name = name
 
+    cdef bint has_spare_slot(self) noexcept:
+        """Whether a slot is free beside the one whose handler runs right now."""
+        cdef Slot slot = self.free_slots
+        if slot is not None and slot.in_place:
+            slot = slot.next_free
+        return slot is not None or self.slots < self.concurrency
+
     cdef inline bint can_run(self) noexcept:
         return not self.paused and (self.free_slots is not None or self.slots < self.concurrency)
 
@@ -518,14 +533,15 @@ cdef class Cell(Mailbox):
             self.scheduled = self.normal_size + self.control_size > 0 and self.can_run()
         return self.scheduled
 
-    cdef Slot acquire(self):
-        """A free slot, or a new one as long as there are fewer than `concurrency`; None otherwise."""
-        cdef Slot slot = self.free_slots
-        if slot is not None:
-            with cython.critical_section(self):
-                self.free_slots = slot.next_free
-                slot.next_free = None
-            return slot
+    cdef inline Slot free_slot(self):
+        """The free slot to use next, made if there are fewer than `concurrency`; None otherwise.
+
+        It stays in the list of free ones while a handler is stepped in it, and leaves when that suspends.
+        """
+        return self.new_slot() if self.free_slots is None else self.free_slots
+
+    cdef Slot new_slot(self):
+        cdef Slot slot
         if self.slots >= self.concurrency:
             return None
         slot = Slot.__new__(Slot)
@@ -536,7 +552,25 @@ cdef class Cell(Mailbox):
             slot.next_slot = self.all_slots
             self.all_slots = slot
             self.slots += 1
+            slot.next_free = self.free_slots
+            self.free_slots = slot
         return slot
+
+    cdef int occupy(self, Slot slot) noexcept:
+        """Take a slot off the list of free ones."""
+        cdef Slot here, before = None
+        with cython.critical_section(self):
+            here = self.free_slots
+            while here is not None and here is not slot:
+                before = here
+                here = here.next_free
+            if here is not None:
+                if before is None:
+                    self.free_slots = slot.next_free
+                else:
+                    before.next_free = slot.next_free
+                slot.next_free = None
+        return 0
 
     cdef int put_back(self, Slot slot) noexcept:
         with cython.critical_section(self):
@@ -567,17 +601,7 @@ cdef class Cell(Mailbox):
                 before.next_slot = slot.next_slot
             slot.next_slot = None
             self.slots -= 1
-            before = None
-            here = self.free_slots
-            while here is not None and here is not slot:
-                before = here
-                here = here.next_free
-            if here is not None:
-                if before is None:
-                    self.free_slots = slot.next_free
-                else:
-                    before.next_free = slot.next_free
-                slot.next_free = None
+        self.occupy(slot)
         return 0
 
     # For the coordinator, in its loop, once or twice in the life of an agent.

@@ -151,12 +151,20 @@ class AgentContext:
         message = self.message
         return types.MappingProxyType({}) if message is None or message.headers is None else message.headers
 
-    async def spawn(self, factory: Callable[..., Any], *args: object, **options: Any) -> AgentRef:
+    async def spawn(
+        self,
+        factory: Callable[..., Any],
+        *args: object,
+        name: str | None = None,
+        mailbox: MailboxPolicy | None = None,
+        concurrency: int | None = None,
+        **kwargs: object,
+    ) -> AgentRef:
         """Start a child, as `Coordinator.spawn` does; it stops before this agent does.
 
         Cancel safety: a cancelled call has started nothing.
         """
-        return await self.coordinator._spawn(factory, args, options, parent=self.ref)
+        return await self.coordinator._spawn(factory, args, kwargs, name, mailbox, concurrency, self.ref)
 
     def stop(self) -> None:
         """Stop this agent once the handler in hand is over; mail that waits becomes dead letters."""

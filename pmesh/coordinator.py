@@ -221,8 +221,7 @@ class Coordinator:
         return f"{sum(busy.values())} messages pending in {len(busy)} agents ({shown}{', ...' if len(busy) > 5 else ''})"
 
     async def _stop_all(self, reason: StopReason) -> None:
-        while self._lives:
-            life = next(reversed(self._lives.values()))
+        for life in reversed(list(self._lives.values())):
             await self._stop(life, reason)
 
     async def _keep(self) -> None:
@@ -262,16 +261,19 @@ class Coordinator:
 
         Cancel safety: a cancelled call has started nothing; `on_start` is cancelled with it.
         """
-        options: dict[str, Any] = {"name": name, "mailbox": mailbox, "concurrency": concurrency, **kwargs}
-        return await self._spawn(factory, args, options, parent=None)
+        return await self._spawn(factory, args, kwargs, name, mailbox, concurrency, None)
 
     async def _spawn(
-        self, factory: Callable[..., Any], args: tuple[object, ...], options: dict[str, Any], parent: AgentRef | None
+        self,
+        factory: Callable[..., Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, Any],
+        name: str | None,
+        mailbox: MailboxPolicy | None,
+        concurrency: int | None,
+        parent: AgentRef | None,
     ) -> AgentRef:
         self._check_loop("spawn")
-        name = options.pop("name", None)
-        mailbox = options.pop("mailbox", None)
-        concurrency = options.pop("concurrency", None)
         if mailbox is not None and not isinstance(mailbox, MailboxPolicy):
             raise InvalidType(f"mailbox is {mailbox!r}; it must be a MailboxPolicy")
         if concurrency is not None:
@@ -281,7 +283,7 @@ class Coordinator:
         elder = None if parent is None else self._life_of(parent)
         if elder is not None and elder.state in (State.STOPPING, State.STOPPED):
             raise CoordinatorClosed(f"agent {elder.name!r} is {elder.state.value} and starts no children")
-        agent_class, table = _resolve_factory(factory, args, options)
+        agent_class, table = _resolve_factory(factory, args, kwargs)
         if name is None:
             name = self._make_name(agent_class or factory)
         elif not isinstance(name, str):
@@ -292,7 +294,7 @@ class Coordinator:
             raise NameInUse(f"an agent named {name!r} is alive in coordinator {self.name!r}; stop it or choose another name")
         agent: Agent | None = None
         if agent_class is not None:
-            agent = factory(*args, **options)
+            agent = factory(*args, **kwargs)
             if not isinstance(agent, Agent):
                 raise InvalidType(f"{factory!r} made {agent!r}; it must make an Agent")
             mailbox = agent_class.mailbox if mailbox is None else mailbox
@@ -524,15 +526,21 @@ class Coordinator:
             return
         hastened = life.state in (State.STOPPING, State.DRAINING)
         life.cell.close()
-        if reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT):
-            life.cell.discard()
-            life.cell.cancel_handlers()
         if life.state is State.STOPPING:
+            if reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT):
+                self._force(life)
             return
         if hastened and life.stopper is not None:
             life.stopper.cancel()
         life.cell.discard()
         life.move(State.STOPPING)
+        agent = life.cell.agent
+        if not life.children and not life.cell.pending and not (
+            run_on_stop and agent is not None and is_overridden(type(agent), "on_stop")
+        ):
+            # Nothing to wait for: most agents of a large mesh end here, without a task of their own.
+            self._finish(life, reason)
+            return
         life.stopper = self._loop.create_task(self._end(life, reason, run_on_stop), name=f"pmesh-stop-{life.name}")
 
     async def _end(self, life: _Life, reason: StopReason, run_on_stop: bool) -> None:
@@ -541,7 +549,6 @@ class Coordinator:
         was_started = life.state is not State.NEW
         if life.state is not State.STOPPING:
             life.move(State.STOPPING)
-        life.reason = reason
         cell.close()
         forced = reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT)
         for child in reversed(list((life.children or {}).values())):
@@ -549,25 +556,40 @@ class Coordinator:
             await self._ended(child)
         cell.discard()
         if forced:
-            cell.cancel_handlers()
-        grace = KILL_GRACE_SECONDS if forced else None
-        if not await self._quiet(life, grace):
-            written_off = cell.abandon_handlers()
-            logger.error(
-                "agent %r: %d handlers went on %g s after they were cancelled; their messages count failed",
-                life.name, written_off, KILL_GRACE_SECONDS,
-            )
+            self._force(life)
+        await self._quiet(life, None)
         agent = cell.agent
         if run_on_stop and was_started and agent is not None and is_overridden(type(agent), "on_stop"):
             try:
                 stopping = cell.run_hook(agent.on_stop, reason)
                 if stopping is not None:
-                    await asyncio.wait_for(stopping, self._drain_timeout)
+                    async with asyncio.timeout(self._drain_timeout):
+                        await stopping
             except TimeoutError:
                 cell.cancel_handlers()
                 logger.error("agent %r: on_stop did not end within %g s", life.name, self._drain_timeout)
             except Exception:
                 logger.exception("agent %r: on_stop failed", life.name)
+        self._finish(life, reason)
+
+    def _force(self, life: _Life) -> None:
+        """Dead-letter what waits and cancel what runs; what outlives that is written off, so that it ends."""
+        life.cell.discard()
+        if life.cell.cancel_handlers():
+            self._loop.call_later(KILL_GRACE_SECONDS, self._write_off, life)
+
+    def _write_off(self, life: _Life) -> None:
+        written_off = life.cell.abandon_handlers() if life.state is not State.STOPPED else 0
+        if written_off:
+            logger.error(
+                "agent %r: %d handlers went on %g s after they were cancelled; their messages count failed",
+                life.name, written_off, KILL_GRACE_SECONDS,
+            )
+
+    def _finish(self, life: _Life, reason: StopReason) -> None:
+        """The last step of every end: out of the registry, and into the total of stopped agents."""
+        cell = life.cell
+        life.reason = reason
         cell.end_slots()
         self._lives.pop(life.name, None)
         if life.parent is not None and life.parent.children is not None:

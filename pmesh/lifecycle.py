@@ -51,6 +51,11 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
+# The same by value, to be searched by identity: hashing an enum member is a Python call, and every
+# spawn makes two transitions.
+_SUCCESSORS: dict[str, tuple[State, ...]] = {state.value: tuple(after) for state, after in TRANSITIONS.items()}
+
+
 class Lifecycle:
     """The state of one agent; every change is checked against `TRANSITIONS`."""
 
@@ -66,7 +71,7 @@ class Lifecycle:
         Raises:
             IllegalTransition: `to` does not follow from the current state.
         """
-        if to not in TRANSITIONS[self.state]:
+        if to not in _SUCCESSORS[self.state._value_]:
             allowed = ", ".join(sorted(state.name for state in TRANSITIONS[self.state])) or "none"
             raise IllegalTransition(
                 f"agent {self.name!r} cannot go from {self.state.name} to {to.name}; allowed: {allowed}"

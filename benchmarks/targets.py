@@ -1,0 +1,451 @@
+"""The figures that pmesh must reach, each printed beside its target; exits 1 when one is missed.
+
+    python benchmarks/targets.py                 all of them, about two minutes
+    python benchmarks/targets.py ask ring        those whose name contains one of the words
+    python benchmarks/targets.py --rounds 9      more rounds, on a noisy machine
+
+Each ratio is taken within one run: pmesh and its baseline alternate, and the median of the rounds'
+ratios counts. The baseline everywhere is `asyncio.Queue(256)` between one producer and one consumer
+task, with `await` on put and get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pmesh
+from pmesh import Agent, AgentRef, Coordinator, LatencyRecorder, MailboxPolicy, handler
+
+ITEMS = 200_000
+ASKS = 40_000
+QUEUE_SIZE = 256
+RING = 100
+REFERENCE_PER_SECOND = 15_000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure against its target; `at_least` says which side is good."""
+
+    name: str
+    observed: float
+    target: float
+    at_least: bool
+    unit: str
+    detail: str = ""
+
+    @property
+    def reached(self) -> bool:
+        return self.observed >= self.target if self.at_least else self.observed <= self.target
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        mark = "ok    " if self.reached else "MISSED"
+        return f"{mark} {self.name:<44} {self.observed:>10,.2f} {self.unit:<6} ({sign} {self.target:,g}) {self.detail}"
+
+
+class Sink(Agent):
+    """One async handler, as many messages waiting as the baseline's queue holds."""
+
+    mailbox = MailboxPolicy(capacity=QUEUE_SIZE)
+
+    @handler
+    async def take(self, message: int) -> int:
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where a `Hop` passes the token on, and whom it tells when the count is used up."""
+
+    successor: AgentRef
+    arrived: asyncio.Event
+
+
+class Hop(Agent):
+    """Passes a token on, until its count is used up."""
+
+    @handler
+    async def link(self, link: Link) -> None:
+        self.pass_on = link.successor.tell
+        self.arrived = link.arrived
+
+    @handler
+    async def take(self, hops: int) -> None:
+        if hops:
+            self.pass_on(hops - 1)
+        else:
+            self.arrived.set()
+
+
+# Baselines.
+
+
+async def queue_items() -> float:
+    """Items per second through asyncio.Queue(256)."""
+    queue: asyncio.Queue[int] = asyncio.Queue(QUEUE_SIZE)
+
+    async def produce() -> None:
+        for item in range(ITEMS):
+            await queue.put(item)
+
+    async def consume() -> None:
+        for _ in range(ITEMS):
+            await queue.get()
+
+    start = time.perf_counter()
+    await asyncio.gather(produce(), consume())
+    return ITEMS / (time.perf_counter() - start)
+
+
+async def queue_round_trips() -> float:
+    """Round trips per second over two queues, one at a time."""
+    there: asyncio.Queue[int] = asyncio.Queue(QUEUE_SIZE)
+    back: asyncio.Queue[int] = asyncio.Queue(QUEUE_SIZE)
+
+    async def answer() -> None:
+        for _ in range(ASKS):
+            await back.put(await there.get())
+
+    async def ask() -> None:
+        for item in range(ASKS):
+            await there.put(item)
+            await back.get()
+
+    start = time.perf_counter()
+    await asyncio.gather(answer(), ask())
+    return ASKS / (time.perf_counter() - start)
+
+
+# pmesh doing the same.
+
+
+async def tell_to_handled() -> float:
+    """Messages per second told and handled, 256 in flight."""
+    async with Coordinator() as mesh:
+        tell = (await mesh.spawn(Sink, name="sink")).tell
+        start = time.perf_counter()
+        item = 0
+        while item < ITEMS:
+            if tell(item):
+                item += 1
+            else:
+                await asyncio.sleep(0)
+        while mesh.lookup("sink").depth:
+            await asyncio.sleep(0)
+        elapsed = time.perf_counter() - start
+        require_account(mesh, ITEMS)
+        return ITEMS / elapsed
+
+
+async def ask_one() -> float:
+    async with Coordinator() as mesh:
+        sink = await mesh.spawn(Sink)
+        start = time.perf_counter()
+        for item in range(ASKS):
+            await sink.ask(item)
+        elapsed = time.perf_counter() - start
+        require_account(mesh, ASKS)
+        return ASKS / elapsed
+
+
+async def ask_hundred() -> float:
+    async with Coordinator() as mesh:
+        sink = await mesh.spawn(Sink)
+
+        async def client() -> None:
+            for item in range(ASKS // 100):
+                await sink.ask(item, timeout=5.0)
+
+        start = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(100)))
+        elapsed = time.perf_counter() - start
+        require_account(mesh, ASKS)
+        return ASKS / elapsed
+
+
+async def ring_hops() -> float:
+    """Hops per second of one token through a ring of 100 agents."""
+    async with Coordinator() as mesh:
+        arrived = asyncio.Event()
+        refs = [await mesh.spawn(Hop) for _ in range(RING)]
+        for here, following in zip(refs, refs[1:] + refs[:1], strict=True):
+            await here.ask(Link(following, arrived))
+        start = time.perf_counter()
+        refs[0].tell(ITEMS)
+        await arrived.wait()
+        return ITEMS / (time.perf_counter() - start)
+
+
+def require_account(mesh: Coordinator, sent: int) -> None:
+    stats = mesh.stats()
+    if stats.imbalance or stats.accepted != sent or stats.failed:
+        sys.exit(f"the account is wrong: {stats}")
+
+
+# What is measured.
+
+Measurement = Callable[[], Awaitable[float]]
+
+
+def ratio(name: str, ours: Measurement, baseline: Measurement, target: float, rounds: int) -> Figure:
+    """Median of the rounds' ratios; which of the two goes first alternates."""
+    ratios, rates = [], []
+    for number in range(rounds):
+        first, second = (ours, baseline) if number % 2 else (baseline, ours)
+        measured = {measure: asyncio.run(measure()) for measure in (first, second)}
+        ratios.append(measured[ours] / measured[baseline])
+        rates.append(measured[ours])
+    detail = f"{statistics.median(rates):,.0f}/s; rounds {min(ratios):.2f} to {max(ratios):.2f}"
+    return Figure(name, statistics.median(ratios), target, True, "x", detail)
+
+
+def tell_figure(rounds: int) -> list[Figure]:
+    return [ratio("tell to handled / asyncio.Queue", tell_to_handled, queue_items, 1.6, rounds)]
+
+
+def ask_figures(rounds: int) -> list[Figure]:
+    return [
+        ratio("ask one at a time / queue ping-pong", ask_one, queue_round_trips, 1.3, rounds),
+        ratio("ask 100 at a time / asyncio.Queue", ask_hundred, queue_items, 0.45, rounds),
+    ]
+
+
+def ring_figure(rounds: int) -> list[Figure]:
+    return [ratio("ring of 100, hops / asyncio.Queue", ring_hops, queue_items, 1.4, rounds)]
+
+
+def load_figures(rounds: int) -> list[Figure]:
+    """`pmesh load extreme` on each loop, in processes of their own."""
+    figures = []
+    for loop, factor in (("asyncio", 60), ("uvloop", 90)):
+        if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
+            print("NOT RUN load extreme on uvloop: uvloop is not installed for this interpreter", flush=True)
+            continue
+        runs = [load_extreme(loop) for _ in range(max(3, rounds // 2))]
+        throughput = statistics.median(run["throughput_per_second"] for run in runs)
+        p99_ms = statistics.median(run["latency_ns"]["p99"] for run in runs) / 1e6
+        success = min(run["success_rate"] for run in runs)
+        figures += [
+            Figure(f"load extreme, {loop}: times the reference", throughput / REFERENCE_PER_SECOND, factor, True, "x",
+                   f"{throughput:,.0f}/s"),
+            Figure(f"load extreme, {loop}: p99", p99_ms, 1.0, False, "ms"),
+            Figure(f"load extreme, {loop}: success", success * 100, 100.0, True, "%"),
+        ]
+    return figures
+
+
+def load_extreme(loop: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "pmesh", "load", "extreme", "--loop", loop, "--quiet", "--json", "-"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=False)
+    if done.returncode not in (0, 99):
+        sys.exit(f"{' '.join(command[2:])} ended with {done.returncode}")
+    profile: dict[str, Any] = json.loads(done.stdout)["profiles"][0]
+    return profile
+
+
+def recorder_figure(rounds: int) -> list[Figure]:
+    if importlib.util.find_spec("hdrh") is None:
+        print("NOT RUN recorder / hdrh: hdrhistogram is not installed for this interpreter", flush=True)
+        return []
+    from hdrh.histogram import HdrHistogram
+
+    generator = random.Random(7)
+    values = [1 + min(int(generator.lognormvariate(11, 2)), 10**9) for _ in range(50_000)]
+    ratios = []
+    for number in range(max(rounds, 5)):
+        ours, theirs = LatencyRecorder(), HdrHistogram(1, 60_000_000_000, 3)
+        pair = [(ours.record, "ours"), (theirs.record_value, "theirs")]
+        seconds = {}
+        for record, who in pair if number % 2 else reversed(pair):
+            start = time.perf_counter()
+            for value in values:
+                record(value)
+            seconds[who] = time.perf_counter() - start
+        ratios.append(seconds["theirs"] / seconds["ours"])
+    detail = f"rounds {min(ratios):.1f} to {max(ratios):.1f}"
+    return [Figure("LatencyRecorder.record / hdrh record_value", statistics.median(ratios), 30, True, "x", detail)]
+
+
+IDLE_AGENTS = """
+import asyncio, gc, os, time
+from pmesh import Agent, Coordinator, handler
+
+def rss():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+class Idle(Agent):
+    async def on_start(self) -> None:
+        self.handled = 0
+
+    @handler
+    async def number(self, message: int) -> None:
+        self.handled += message
+
+    @handler
+    async def text(self, message: str) -> None:
+        self.handled += 1
+
+async def main(count):
+    async with Coordinator() as mesh:
+        for _ in range(1000):
+            await mesh.spawn(Idle)
+        gc.collect()
+        before = rss()
+        start = time.perf_counter()
+        for _ in range(count):
+            await mesh.spawn(Idle)
+        elapsed = time.perf_counter() - start
+        await asyncio.sleep(0.1)
+        gc.collect()
+        print((rss() - before) / count, count / elapsed, flush=True)
+        os._exit(0)
+
+asyncio.run(main(100_000))
+"""
+
+
+def idle_figures(rounds: int) -> list[Figure]:
+    """100,000 idle agents in a process of their own."""
+    results = []
+    for _ in range(max(3, rounds // 2)):
+        done = subprocess.run([sys.executable, "-c", IDLE_AGENTS], stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+        results.append(tuple(map(float, done.stdout.split())))
+    return [
+        Figure("100,000 idle agents, RSS of each", statistics.median(r[0] for r in results), 2600, False, "bytes"),
+        Figure("100,000 idle agents, spawned per second", statistics.median(r[1] for r in results), 100_000, True, "/s"),
+    ]
+
+
+def import_figure(rounds: int) -> list[Figure]:
+    """`import pmesh` beside `import asyncio`, whole processes less that of an empty one."""
+    times: dict[str, list[float]] = {"pass": [], "import asyncio": [], "import pmesh": []}
+    for _ in range(max(15, rounds)):
+        for code, seconds in times.items():
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+            seconds.append(time.perf_counter() - start)
+    empty, base, ours = (statistics.median(seconds) for seconds in times.values())
+    detail = f"{(ours - empty) * 1e3:.1f} ms / {(base - empty) * 1e3:.1f} ms; with start-up {ours / base:.2f} x"
+    return [Figure("import pmesh / import asyncio", (ours - empty) / (base - empty), 1.3, False, "x", detail)]
+
+
+SPIN_SECONDS = 0.05
+
+
+async def slow_among_fast() -> float:
+    """Turns of the loop, after the one in which the slow agent spun, until the last fast agent is served."""
+    turn = 0
+    served: list[int] = []
+    slow_ended = 0
+
+    def spin(message: object) -> None:
+        nonlocal slow_ended
+        end = time.perf_counter() + SPIN_SECONDS
+        while time.perf_counter() < end:
+            pass
+        slow_ended = turn
+
+    async with Coordinator() as mesh:
+        loop = asyncio.get_running_loop()
+        slow = await mesh.spawn(spin)
+        fast = [await mesh.spawn(lambda message: served.append(turn)) for _ in range(99)]
+
+        def tick() -> None:
+            nonlocal turn
+            turn += 1
+            if len(served) < len(fast):
+                loop.call_soon(tick)
+
+        loop.call_soon(tick)
+        for ref in (slow, *fast):
+            ref.tell(None)
+        while len(served) < len(fast):
+            await asyncio.sleep(0)
+        return max(served) - slow_ended
+
+
+async def flooded_loop() -> float:
+    """Milliseconds of CPU between two turns of the loop while an agent floods itself: the 99th percentile.
+
+    CPU time, since on a busy machine another process may run for longer than the whole slice.
+    """
+    gaps = LatencyRecorder()
+
+    class Flood(Agent):
+        @handler
+        async def again(self, message: int) -> None:
+            self.context.ref.tell(message)
+
+    async with Coordinator() as mesh:
+        flood = await mesh.spawn(Flood)
+        for number in range(100):
+            flood.tell(number)
+        end = time.perf_counter() + 0.5
+        last = time.thread_time_ns()
+        while time.perf_counter() < end:
+            await asyncio.sleep(0)
+            now = time.thread_time_ns()
+            gaps.record(now - last)
+            last = now
+        await mesh.kill(flood)
+    return gaps.percentile(99) / 1e6
+
+
+def fairness_figures(rounds: int) -> list[Figure]:
+    turns = [asyncio.run(slow_among_fast()) for _ in range(rounds)]
+    stretches = [asyncio.run(flooded_loop()) for _ in range(rounds)]
+    return [
+        Figure("99 fast agents beside a slow one, turns waited", statistics.median(turns), 1, False, "turns"),
+        Figure("self-flooding agent, loop kept at a stretch (p99)", statistics.median(stretches), 2.0, False, "ms"),
+    ]
+
+
+MEASUREMENTS: dict[str, Callable[[int], list[Figure]]] = {
+    "tell": tell_figure,
+    "ask": ask_figures,
+    "ring": ring_figure,
+    "load": load_figures,
+    "recorder": recorder_figure,
+    "idle": idle_figures,
+    "import": import_figure,
+    "fairness": fairness_figures,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each ratio (default 5)")
+    options = parser.parse_args()
+    unknown = [word for word in options.names if not any(word in name for name in MEASUREMENTS)]
+    if unknown or options.rounds < 1:
+        parser.error(f"no figure is called {', '.join(unknown)}" if unknown else "--rounds must be at least 1")
+    if pmesh.BUILD_INFO["debug"] or pmesh.BUILD_INFO["trace"]:
+        parser.error("this build of pmesh is a debug or traced one; its figures say nothing")
+    print(f"pmesh {pmesh.__version__} on {sys.implementation.name} {sys.version.split()[0]}, {options.rounds} rounds")
+    missed = 0
+    for name, measure in MEASUREMENTS.items():
+        if options.names and not any(word in name for word in options.names):
+            continue
+        for figure in measure(options.rounds):
+            print(figure, flush=True)
+            missed += not figure.reached
+    print(f"{missed} targets missed" if missed else "every target reached")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -39,7 +39,7 @@ from pmesh.errors import (
     WrongLoop,
 )
 from pmesh.lifecycle import State, StopReason
-from pmesh.stats import AgentStats, Stats
+from pmesh.stats import Stats
 
 __version__ = "0.1.0"
 
@@ -50,7 +50,6 @@ __all__ = [
     "Agent",
     "AgentContext",
     "AgentRef",
-    "AgentStats",
     "AgentStopped",
     "Ask",
     "AskTimeout",

@@ -24,7 +24,9 @@ import asyncio
 import collections
 import collections.abc
 import contextvars
+import gc
 import sys
+import types
 
 from pmesh.errors import (
     AgentStopped,
@@ -41,16 +43,18 @@ from pmesh.errors import (
 cdef extern from *:
     """
     #include <time.h>
-    #ifndef PMESH_DEBUG
-    #define PMESH_DEBUG 0
-    #endif
-    #ifndef PMESH_TRACE
-    #define PMESH_TRACE 0
-    #endif
     #ifdef Py_GIL_DISABLED
     #define PMESH_GIL 0
     #else
     #define PMESH_GIL 1
+    #endif
+
+    #if PMESH_DEBUG
+    #undef NDEBUG
+    #include <assert.h>
+    #define PMESH_CHECK(condition) assert(condition)
+    #else
+    #define PMESH_CHECK(condition) ((void)0)
     #endif
 
     static inline int64_t pmesh_monotonic_ns(void) {
@@ -96,6 +100,7 @@ cdef extern from *:
     const int PMESH_TRACE
     const int PMESH_GIL
     const unsigned long CYTHON_HEX_VERSION
+    void PMESH_CHECK(bint condition) noexcept   # aborts in the debug build, is not there in others
     int64_t pmesh_monotonic_ns() noexcept nogil
     object pmesh_iter_send(object iterator, object value, int *status)
     object pmesh_var_get(object var)
@@ -129,3 +134,15 @@ include "_core_mailbox.pxi"
 include "_core_slot.pxi"
 include "_core_dispatch.pxi"
 include "_core_ref.pxi"
+
+
+def live_objects():
+    """How many objects of each class of this extension are alive, by name; for leak tests, and slow."""
+    cdef dict counts = {}
+    for kind in (AgentRef, Ask, Cell, Dispatcher, HandlerTable, Mailbox, Message, Meter, Scope, Send, Slot, Waiter):
+        counts[kind] = 0
+    for thing in gc.get_objects():
+        kind = type(thing)
+        if kind in counts:
+            counts[kind] += 1
+    return {kind.__name__: count for kind, count in counts.items()}

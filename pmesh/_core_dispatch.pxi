@@ -591,10 +591,10 @@ cdef class Dispatcher:
         if PyThread_get_thread_ident() == self.thread_id:
             self.bury_in_loop(cell, message, kind, error)
         else:
-            self.call(self.bury_later, (cell, message, kind, error))
+            self.call(self._bury_later, (cell, message, kind, error))
         return 0
 
-    def bury_later(self, Cell cell, Message message, str kind, error):
+    def _bury_later(self, Cell cell, Message message, str kind, error):
         self.bury_in_loop(cell, message, kind, error)
 
     cdef int bury_in_loop(self, Cell cell, Message message, str kind, object error) except -1:

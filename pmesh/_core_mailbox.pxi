@@ -41,6 +41,7 @@ ENDS = ("handled", "failed", "expired", "dropped", "dead")
 
 @cython.final
 @cython.freelist(256)
+@cython.trashcan(True)  # a full mailbox that is dropped is a chain of a million of them
 cdef class Message:
     """The envelope: a payload on its way to one agent. It is also the node of the mailbox's list."""
 
@@ -91,7 +92,6 @@ cdef struct Account:
     int64_t pending
 
 
-@cython.final
 cdef class Counters:
     """A copy of an account: of one mailbox at one instant, or a sum of such copies.
 
@@ -145,6 +145,7 @@ cdef class Counters:
             self.account.sent += 1
             self.account.rejected += 1
 
+    @property
     def imbalance(self):
         """What does not add up, in words; None when both equations of the account hold."""
         cdef Account a = self.account
@@ -235,6 +236,20 @@ cdef class Mailbox:
         return self.normal_size + self.normal_promised < self.capacity
 
     @cython.final
+    cdef inline int check(self) noexcept:
+        """The invariants of the class, in the debug build; under the lock."""
+        PMESH_CHECK(self.sent == self.accepted + self.rejected)
+        PMESH_CHECK(
+            self.accepted == self.handled + self.failed + self.expired + self.dropped + self.dead
+            + self.normal_size + self.control_size + self.in_hand
+        )
+        PMESH_CHECK(self.normal_size >= 0 and self.control_size >= 0 and self.in_hand >= 0)
+        PMESH_CHECK((self.normal_size == 0) == (self.normal_first is None))
+        PMESH_CHECK((self.control_size == 0) == (self.control_first is None))
+        PMESH_CHECK(self.normal_promised >= 0 and self.control_promised >= 0 and self.bytes_held >= 0)
+        return 0
+
+    @cython.final
     cdef Message put(self, Message message):
         """Settle the fate of `message`, in message.outcome, and count it; safe from any thread.
 
@@ -244,6 +259,7 @@ cdef class Mailbox:
         cdef Message displaced = None
         with cython.critical_section(self):
             displaced = self.put_locked(message)
+            self.check()
         return displaced
 
     @cython.final
@@ -353,6 +369,7 @@ cdef class Mailbox:
                 self.in_hand += 1
             else:
                 message = None
+            self.check()
         return message
 
     @cython.final
@@ -370,12 +387,13 @@ cdef class Mailbox:
                 self.dropped += 1
             else:
                 self.dead += 1
+            self.check()
         return 0
 
     @cython.final
     cdef Message discard_all(self):
         """Unlink all that waits, control first, counted dead; returned linked by `next`, or None."""
-        cdef Message first, last
+        cdef Message first, last, message
         with cython.critical_section(self):
             first = self.control_first
             last = self.control_last
@@ -385,8 +403,12 @@ cdef class Mailbox:
                 last.next = self.normal_first
             self.dead += self.control_size + self.normal_size
             self.control_first = self.control_last = self.normal_first = self.normal_last = None
-            self.bytes_held = 0
+            message = first
+            while message is not None:
+                self.bytes_held -= message.size_bytes
+                message = message.next
             self.control_size = self.normal_size = 0
+            self.check()
         return first
 
     @cython.final
@@ -464,11 +486,12 @@ cdef class Mailbox:
                 self.rejected += 1
             else:
                 self.link(message)
+            self.check()
         return 0
 
     @cython.final
-    cdef int count_timed_out(self) noexcept:
-        """A send that found no room within its timeout is sent and rejected."""
+    cdef int count_refused(self) noexcept:
+        """Count a message that was sent and never got as far as the queue: sent, and rejected."""
         with cython.critical_section(self):
             self.sent += 1
             self.rejected += 1

@@ -72,14 +72,14 @@ cdef class Send:
         self.exempt = scope is not None
         dispatcher.prepare(cell, message, scope)
         if cell.closed or (dispatcher.closing and scope is None):
-            cell.count_timed_out()
+            cell.count_refused()
             raise self.stopped()
         if cell.max_bytes >= 0 and message.size_bytes > cell.max_bytes:
-            cell.count_timed_out()
+            cell.count_refused()
             raise self.full(f"the message has {message.size_bytes} bytes, more than the whole budget of {cell.max_bytes}")
         if cell.has_waiters or not cell.promise(message._lane, message.size_bytes):
             if scope is not None and scope.cell is cell and not cell.has_spare_slot():
-                cell.count_timed_out()
+                cell.count_refused()
                 raise self.full("it sends to its own full mailbox, and no slot is free to make room")
             self.state = CALL_ROOM
             self.wait(timeout_ns)
@@ -151,7 +151,7 @@ cdef class Send:
             self.message.windowed = True
             return self.deliver()
         self.give_up()
-        self.cell.count_timed_out()
+        self.cell.count_refused()
         if waiter.state == WAITER_STOPPED:
             raise self.stopped()
         if state == CALL_ROOM:
@@ -244,6 +244,8 @@ cdef class Ask:
     cdef object timeout
     cdef uint8_t state
 
+    __class_getitem__ = classmethod(types.GenericAlias)
+
     def __init__(self):
         raise InvalidType("Ask is made by AgentRef.ask(); it cannot be constructed")
 
@@ -267,7 +269,7 @@ cdef class Ask:
         dispatcher.prepare(cell, message, scope)
         if cell.closed or (dispatcher.closing and scope is None):
             self.state = CALL_OVER
-            cell.count_timed_out()
+            cell.count_refused()
             raise self.stopped()
         self.state = CALL_REPLY
         self.waiter = waiter
@@ -381,7 +383,7 @@ cdef class AgentRef:
         if ttl is not None:
             message.deadline_ns = timeout_to_ns(ttl, "ttl") + dispatcher.clock.now()
         if dispatcher.closing and scope is None:
-            cell.count_timed_out()
+            cell.count_refused()
             return False
         return dispatcher.submit(cell, message)
 

@@ -513,6 +513,7 @@ cdef class Cell(Mailbox):
         cdef Message displaced
         with cython.critical_section(self):
             displaced = self.put_locked(message)
+            self.check()
             ready[0] = message.outcome == OFFER_ACCEPTED and not self.scheduled and self.can_run()
             if ready[0]:
                 self.scheduled = True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 
 import click
@@ -17,7 +15,6 @@ PROFILE_NAMES = ("low", "medium", "high", "extreme")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_OUTPUT = 74
 EXIT_INTERRUPTED = 130
 
 
@@ -104,8 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (by default the process's own); returns the exit code."""
     try:
         return int(commands.main(arguments, prog_name="pmesh", standalone_mode=False) or 0)
-    except click.Abort:
-        return EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -113,12 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), EXIT_USAGE)
     except PmeshError as error:
         return _fail(str(error), EXIT_FAILED)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # What is still buffered must go somewhere when the interpreter exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _fail("stdout was closed before all was written", EXIT_OUTPUT)
 
 
 def _fail(text: str, code: int) -> int:

@@ -6,14 +6,13 @@ Messages do not pass through here; they go from a ref to a mailbox to the dispat
 from __future__ import annotations
 
 import asyncio
-import difflib
 import functools
 import itertools
 import logging
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from pmesh._core import (
@@ -46,7 +45,7 @@ from pmesh.errors import (
     WrongLoop,
 )
 from pmesh.lifecycle import Lifecycle, State, StopReason
-from pmesh.stats import AgentStats, Stats
+from pmesh.stats import Stats
 
 __all__ = ["Coordinator"]
 
@@ -381,6 +380,8 @@ class Coordinator:
             return life
         if not isinstance(name, str):
             raise InvalidType(f"agent is {name!r}; it must be an AgentRef or the name of one")
+        import difflib  # only to word this error
+
         close = difflib.get_close_matches(name, self._lives, SUGGESTIONS)
         hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; {len(self._lives)} agents are alive"
         raise UnknownAgent(f"no agent named {name!r} is alive in coordinator {self.name!r}{hint}")
@@ -642,15 +643,10 @@ class Coordinator:
 
     def stats(self) -> Stats:
         """The account of all agents together and of each living one, at this instant."""
-        total = Counters()
-        total.add(self._strays)
-        total.add(self._stopped_total)
-        agents: dict[str, AgentStats] = {}
-        for name, life in list(self._lives.items()):
-            counters = life.cell.counters()
-            total.add(counters)
-            agents[name] = AgentStats.of(counters)
-        return Stats(**total.as_dict(), agents=MappingProxyType(agents), imbalance=total.imbalance())
+        stats = Stats({name: life.cell.counters() for name, life in list(self._lives.items())})
+        stats.add(self._stopped_total)
+        stats.add(self._strays)
+        return stats
 
     @property
     def latency(self) -> LatencyRecorder:

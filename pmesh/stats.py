@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pmesh._core import Counters
 
-__all__ = ["AgentStats", "Stats"]
+__all__ = ["Stats"]
 
 
-@dataclass(frozen=True, slots=True)
-class AgentStats:
-    """The account of one agent at one instant, in messages.
-
-    accepted == handled + failed + expired + dropped + dead + pending, and sent == accepted + rejected.
-    """
-
-    sent: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    handled: int = 0
-    failed: int = 0
-    expired: int = 0
-    dropped: int = 0
-    dead: int = 0
-    pending: int = 0
-
-    @classmethod
-    def of(cls, counters: Counters) -> AgentStats:
-        return cls(**counters.as_dict())
-
-
-@dataclass(frozen=True, slots=True)
-class Stats(AgentStats):
+class Stats(Counters):
     """The account of a coordinator: the sum over its agents, stopped ones included, and each living one.
 
     Each agent's terms are read under its lock, so the account balances at every instant, while
     senders in other threads go on.
     """
 
-    agents: Mapping[str, AgentStats] = field(default_factory=lambda: MappingProxyType({}))
-    imbalance: str | None = None  # what does not add up, in words; None as long as pmesh is right
+    __slots__ = ("agents",)
+
+    agents: Mapping[str, Counters]
+
+    def __init__(self, agents: dict[str, Counters]) -> None:
+        super().__init__()
+        self.agents = MappingProxyType(agents)
+        for counters in agents.values():
+            self.add(counters)
+
+    def __repr__(self) -> str:
+        terms = " ".join(f"{name}={value}" for name, value in self.as_dict().items())
+        return f"<Stats {terms} agents={len(self.agents)}>"

@@ -1,0 +1,118 @@
+"""Event loops and coordinators for the tests: in virtual time unless a test asks for all loops.
+
+A test takes `run` (and mostly `mesh`) and is in virtual time; one that names `loop_kind` as well runs
+three times: in virtual time, on asyncio's own loop and on uvloop.
+
+    def test_ask_returns_what_the_handler_returns(run, mesh, loop_kind):
+        async def main():
+            async with mesh() as bus:
+                echo = await bus.spawn(lambda payload: payload)
+                assert await echo.ask(1) == 1
+        run(main)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from virtual_time import VirtualTimeLoop
+
+from pmesh import Coordinator
+
+LOOP_KINDS = ("virtual", "asyncio", "uvloop")
+
+# Real seconds after which a test on a real loop has hung. In virtual time a hang is a `Deadlock` at once.
+GUARD_SECONDS = 30.0
+
+
+def make_loop(kind: str) -> asyncio.AbstractEventLoop:
+    if kind == "virtual":
+        return VirtualTimeLoop()
+    if kind == "asyncio":
+        return asyncio.SelectorEventLoop()
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+@pytest.fixture(params=LOOP_KINDS)
+def loop_kind(request: pytest.FixtureRequest) -> str:
+    """Which event loop the test runs on; naming it runs the test on each."""
+    kind: str = request.param
+    if kind == "uvloop" and importlib.util.find_spec("uvloop") is None:
+        pytest.skip("uvloop IS NOT INSTALLED: nothing was tested on it")
+    return kind
+
+
+class Run:
+    """Runs a coroutine function on a loop of its own, as `asyncio.run` does.
+
+    A hang fails. So does whatever was reported to the loop's exception handler, unless the test takes
+    it out of `loop_errors`.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.loop_errors: list[dict[str, Any]] = []
+
+    def __call__(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+        self.loop_errors.clear()
+        with asyncio.Runner(loop_factory=lambda: make_loop(self.kind)) as runner:
+            runner.get_loop().set_exception_handler(lambda loop, context: self.loop_errors.append(context))
+            result = runner.run(self._guarded(function, args))
+        assert not self.loop_errors, f"reported to the loop's exception handler: {self.loop_errors}"
+        return result
+
+    async def _guarded(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> Any:
+        if self.kind == "virtual":
+            return await function(*args)
+        async with asyncio.timeout(GUARD_SECONDS):
+            return await function(*args)
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest) -> Run:
+    """`run(coroutine_function, *args)`: its result, from a new event loop of the test's kind."""
+    return Run(request.getfixturevalue("loop_kind") if "loop_kind" in request.fixturenames else "virtual")
+
+
+@pytest.fixture
+def mesh() -> Iterator[Callable[..., Coordinator]]:
+    """`mesh(**options)` inside of `run`: a Coordinator on that loop's clock.
+
+    When the test is over, the account of each must balance, and nothing be pending in one that was left.
+    """
+    made: list[Coordinator] = []
+
+    def make(name: str = "test", **options: Any) -> Coordinator:
+        options.setdefault("clock", getattr(asyncio.get_running_loop(), "clock", None))
+        made.append(Coordinator(name, **options))
+        return made[-1]
+
+    yield make
+    for coordinator in made:
+        stats = coordinator.stats()
+        assert stats.imbalance is None, stats
+        if "closed" in repr(coordinator):
+            assert stats.pending == 0, stats
+
+
+@pytest.fixture
+def python() -> Callable[..., str]:
+    """`python(code)`: the output of `code` in an interpreter of its own, which must end well."""
+
+    def run_code(code: str, *, timeout: float = 60.0) -> str:
+        # -P: the installed package, and not the checkout in the current folder.
+        command = [sys.executable, "-P", "-c", textwrap.dedent(code)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run_code

@@ -1,0 +1,124 @@
+"""An asyncio event loop in virtual time, for the project's own tests.
+
+Time stands still while there is anything to do, and jumps to the next timer when there is not. The
+loop's `clock` is a virtual `pmesh.Clock` that shows the same time; `Coordinator(clock=loop.clock)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import selectors
+from collections.abc import Iterator
+from typing import Any
+
+from pmesh import Clock
+
+SECOND_NS = 1_000_000_000
+
+# Virtual time starts here rather than at 0, which could be taken for "no time".
+START_NS = 1_000 * SECOND_NS
+
+# A test that is busy for longer than this in virtual time goes round in circles.
+HORIZON_NS = 7 * 86_400 * SECOND_NS
+
+# Real seconds to wait for a thread that a test said it expects something of.
+THREAD_PATIENCE_SECONDS = 30.0
+
+
+class Deadlock(AssertionError):
+    """Nothing is ready, nothing is scheduled, and no thread was announced that could change that."""
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """A `SelectorEventLoop` whose time is virtual; it never sleeps."""
+
+    def __init__(self) -> None:
+        self.clock = Clock(virtual=True)
+        self._now_ns = START_NS
+        self.clock.set_ns(START_NS)
+        self._threads = 0
+        super().__init__(_JumpingSelector(self))
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._now_ns / SECOND_NS
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass inside a callback, as code does that keeps the loop busy."""
+        self._now_ns += round(seconds * SECOND_NS)
+        if self._now_ns > START_NS + HORIZON_NS:
+            raise Deadlock(f"still busy after {HORIZON_NS // SECOND_NS} virtual seconds; tasks:\n{self._tasks()}")
+        self.clock.set_ns(self._now_ns)
+
+    @contextlib.contextmanager
+    def threads_at_work(self) -> Iterator[None]:
+        """While inside, other threads may call this loop: it waits for them, and no time passes."""
+        self._threads += 1
+        try:
+            yield
+        finally:
+            self._threads -= 1
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        self._threads += 1
+        try:
+            future = super().run_in_executor(executor, func, *args)
+        except BaseException:
+            self._threads -= 1
+            raise
+        future.add_done_callback(self._thread_done)
+        return future
+
+    def _thread_done(self, future: Any) -> None:
+        self._threads -= 1
+
+    async def shutdown_default_executor(self, *args: Any, **kwargs: Any) -> None:
+        with self.threads_at_work():
+            await super().shutdown_default_executor(*args, **kwargs)
+
+    def wait_for_events(self, selector: selectors.BaseSelector, timeout: float | None) -> Any:
+        """What is ready; if nothing is, jump by `timeout` (None: nothing is scheduled)."""
+        events = selector.select(0)
+        if events or timeout == 0:
+            return events
+        if self._threads:
+            events = selector.select(THREAD_PATIENCE_SECONDS)
+            if not events:
+                raise Deadlock(
+                    f"no thread called the loop for {THREAD_PATIENCE_SECONDS:g} real seconds; tasks:\n{self._tasks()}"
+                )
+        elif timeout is None:
+            raise Deadlock(f"nothing is ready and nothing is scheduled; tasks:\n{self._tasks()}")
+        else:
+            self.advance(max(timeout, 1 / SECOND_NS))
+        return events
+
+    def _tasks(self) -> str:
+        return "\n".join(f"  {task!r}" for task in asyncio.all_tasks(self)) or "  (none)"
+
+
+class _JumpingSelector(selectors.BaseSelector):
+    """Hands every wait to the loop, the rest to a real selector."""
+
+    def __init__(self, loop: VirtualTimeLoop) -> None:
+        self._loop = loop
+        self._real = selectors.DefaultSelector()
+
+    def select(self, timeout: float | None = None) -> Any:
+        return self._loop.wait_for_events(self._real, timeout)
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> Any:
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> Any:
+        return self._real.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> Any:
+        return self._real.modify(fileobj, events, data)
+
+    def close(self) -> None:
+        self._real.close()
+
+    def get_map(self) -> Any:
+        return self._real.get_map()

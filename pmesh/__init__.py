@@ -10,10 +10,17 @@
 try:
     from pmesh import _core
 except ImportError as error:
+    import os
+
+    _sources = os.path.dirname(__file__)
+    _where = (
+        f" Python found the sources in {_sources}, which are not built: run elsewhere to import an installed pmesh,"
+        " or build in place with `pip install -e .`."
+        if os.path.exists(os.path.join(_sources, "_core.pyx"))
+        else " `pip install` it for this interpreter."
+    )
     raise ImportError(
-        "pmesh's compiled core is not there for this interpreter. There is no slower fallback;"
-        " `pip install .` in a checkout builds it, and needs a C compiler and the Python headers."
-        f" ({error})"
+        f"pmesh's compiled core is not there for this interpreter, and there is no slower fallback.{_where} ({error})"
     ) from error
 
 from pmesh._core import AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send

@@ -61,6 +61,12 @@ cdef class Waiter:
     cdef uint8_t lane
     cdef uint8_t state
     cdef Py_ssize_t place              # in the heap of timeouts, from 1; 0 when not in it
+    cdef Waiter earlier                # its neighbours in the line of timeouts
+    cdef Waiter later
+    cdef bint in_line
+    cdef WaiterQueue queue             # the queue that it stands in, or None
+    cdef Waiter before                 # its neighbours there
+    cdef Waiter behind
 
     def __init__(self):
         raise InvalidType("Waiter is made by the dispatcher; it cannot be constructed")
@@ -70,7 +76,9 @@ cdef class Waiter:
         if self.state != WAITER_PENDING:
             return 0
         self.state = state
-        if self.place:
+        if self.queue is not None:
+            self.queue.remove(self)
+        if self.in_line or self.place:
             self.dispatcher.clear_timeout(self)
         if self.callback is not None:
             self.dispatcher.wake(self)
@@ -131,6 +139,39 @@ cdef class Waiter:
 
 
 @cython.final
+cdef class WaiterQueue:
+    """Waiters in the order in which they came; each stands in one queue at most. In the loop only."""
+
+    cdef Waiter first
+    cdef Waiter last
+
+    cdef int append(self, Waiter waiter) except -1:
+        waiter.queue = self
+        if self.last is None:
+            self.first = waiter
+        else:
+            waiter.before = self.last
+            self.last.behind = waiter
+        self.last = waiter
+        return 0
+
+    cdef int remove(self, Waiter waiter) except -1:
+        cdef Waiter before = waiter.before
+        cdef Waiter behind = waiter.behind
+        if before is None:
+            self.first = behind
+        else:
+            before.behind = behind
+        if behind is None:
+            self.last = before
+        else:
+            behind.before = before
+        waiter.before = waiter.behind = None
+        waiter.queue = None
+        return 0
+
+
+@cython.final
 cdef class Dispatcher:
     """Serves all agents of one event loop from one run queue, a slice of time at a turn of the loop."""
 
@@ -144,22 +185,25 @@ cdef class Dispatcher:
     cdef object swap_task
     cdef object current_task
     cdef object running_loop
+    cdef object done_future           # what a Task is told that it waited for
     cdef object scope_var
     cdef object hooks                 # the coordinator: dead_letter, failure, overflow, killed
     cdef unsigned long thread_id
     cdef Cell ready_first
     cdef Cell ready_last
-    cdef object wakes                 # deque of Waiter whose Tasks are to be resumed
+    cdef WaiterQueue wakes            # those whose Tasks are to be resumed
     cdef object calls                 # deque of (function, args) to be called in the loop
-    cdef Py_ssize_t wakes_left        # len(wakes); a Python-level test of a deque costs ten times as much
-    cdef bint has_calls
-    cdef list timers                  # heap of Waiter by deadline_ns
+    cdef bint has_calls               # it is not empty; to ask the deque costs ten times as much
+    cdef Waiter line_first            # timeouts that were set in the order of their deadlines
+    cdef Waiter line_last
+    cdef Py_ssize_t line_length
+    cdef list timers                  # the other ones: a heap of Waiter by deadline_ns
     cdef object timer                 # the loop's TimerHandle
     cdef int64_t timer_ns             # when it fires; 0 when none is set
     cdef object chooser               # picks among ready agents; None for first come, first served
     cdef readonly Py_ssize_t window   # 0 for none
     cdef Py_ssize_t window_used
-    cdef object window_waiters
+    cdef WaiterQueue window_waiters
     cdef Slot stepping                # whose handler runs right now, in place or in its Task
     cdef Slot entered                 # whose Task is the current one
     cdef int64_t slice_ns
@@ -188,11 +232,13 @@ cdef class Dispatcher:
         self.current_task = asyncio.current_task
         self.running_loop = asyncio._get_running_loop
         self.scope_var = SCOPE
+        self.done_future = loop.create_future()
+        self.done_future.set_result(None)
         self.thread_id = PyThread_get_thread_ident()
-        self.wakes = collections.deque()
+        self.wakes = WaiterQueue()
         self.calls = collections.deque()
         self.timers = []
-        self.window_waiters = collections.deque()
+        self.window_waiters = WaiterQueue()
         self.window = window
         self.batch = batch
         self.slice_ns = <int64_t>(slice_seconds * SECOND_NS)
@@ -282,8 +328,8 @@ cdef class Dispatcher:
 
     cdef int wake(self, Waiter waiter) except -1:
         """Resume the Task that waits on `waiter`, soon; in the loop."""
-        self.wakes.append(waiter)
-        self.wakes_left += 1
+        if waiter.queue is None:
+            self.wakes.append(waiter)
         self.ensure_drain()
         return 0
 
@@ -310,9 +356,9 @@ cdef class Dispatcher:
                 cell = self.pop()
                 if cell is not None:
                     self.run(cell)
-                elif not self.wakes_left and not self.has_calls:
+                elif self.wakes.first is None and not self.has_calls:
                     break
-                if self.wakes_left:
+                if self.wakes.first is not None and self.ready_first is None:
                     self.run_wakes()
                 if self.now_ns >= self.slice_end_ns or self.budget <= 0:
                     break
@@ -320,7 +366,7 @@ cdef class Dispatcher:
             self.leave()
             self.draining = False
             with cython.critical_section(self):
-                more = self.ready_first is not None or self.wakes_left > 0 or self.has_calls
+                more = self.ready_first is not None or self.wakes.first is not None or self.has_calls
                 self.drain_scheduled = more
             if more:
                 self.schedule()
@@ -339,24 +385,27 @@ cdef class Dispatcher:
     cdef int run_wakes(self) except -1:
         """Resume the Tasks that were waiting, each in its own Context, as the loop would."""
         cdef Waiter waiter
-        cdef object callback, context
+        cdef object callback, context, done
         cdef int64_t before
         self.leave()
-        while self.wakes_left:
-            waiter = self.wakes.popleft()
-            self.wakes_left -= 1
+        while self.wakes.first is not None:
+            waiter = self.wakes.first
+            self.wakes.remove(waiter)
             callback = waiter.callback
             if callback is None:
                 continue
             context = waiter.context
             waiter.callback = waiter.context = None
             before = self.now_ns
+            # A Task only wants to know whether to throw a cancellation; of a future that is not asyncio's own
+            # it asks so by a string that it decodes each time, which costs as much as the rest of its step.
+            done = waiter if waiter.state == WAITER_CANCELLED else self.done_future
             if context is None:
-                callback(waiter)
+                callback(done)
             else:
                 PyContext_Enter(context)
                 try:
-                    callback(waiter)
+                    callback(done)
                 finally:
                     PyContext_Exit(context)
             self.budget -= 1
@@ -630,11 +679,10 @@ cdef class Dispatcher:
         self.refuse_waiters(cell)
 
     def refuse_waiters(self, Cell cell not None):
-        cdef Waiter waiter
+        cdef WaiterQueue waiters
         for waiters in (cell.normal_waiters, cell.control_waiters):
-            while waiters:
-                waiter = waiters.popleft()
-                waiter.conclude(WAITER_STOPPED)
+            while waiters is not None and waiters.first is not None:
+                waiters.first.conclude(WAITER_STOPPED)
         cell.has_waiters = False
 
     # Lifecycle hooks, in a slot of the agent: on_start and on_stop share the Task of its first handlers.
@@ -785,15 +833,16 @@ cdef class Dispatcher:
 
     cdef int grant_room(self, Cell cell) except -1:
         """Promise places that fell free to the senders that have waited longest."""
+        cdef WaiterQueue waiters
         cdef Waiter waiter
+        cell.has_waiters = False
         for waiters in (cell.control_waiters, cell.normal_waiters):
-            while waiters:
-                waiter = waiters[0]
+            while waiters is not None and waiters.first is not None:
+                waiter = waiters.first
                 if not cell.promise(waiter.lane, waiter.size_bytes):
+                    cell.has_waiters = True
                     break
-                waiters.popleft()
                 waiter.conclude(WAITER_DONE)
-        cell.has_waiters = bool(cell.normal_waiters) or bool(cell.control_waiters)
         return 0
 
     cdef int leave_window(self, Message message) except -1:
@@ -804,14 +853,15 @@ cdef class Dispatcher:
         """A place in the window goes to the oldest waiter."""
         cdef Waiter waiter
         self.window_used -= 1
-        if self.window_waiters and self.window_used < self.window:
-            waiter = self.window_waiters.popleft()
+        if self.window_waiters.first is not None and self.window_used < self.window:
+            waiter = self.window_waiters.first
             self.window_used += 1
             waiter.conclude(WAITER_DONE)
         return 0
 
-    # Timeouts of asks and sends: a binary heap swept by one timer of the loop. Each waiter knows its
-    # place in it, so that an answer takes its timeout out again.
+    # Timeouts of asks and sends, swept by one timer of the loop. Most have the same length, so their
+    # deadlines come in order and stand in a line, which costs no comparisons; one that is due before the
+    # end of the line goes into a binary heap. Each waiter knows its place, and an answer takes it out.
 
     @cython.boundscheck(False)
     @cython.wraparound(False)
@@ -849,20 +899,46 @@ cdef class Dispatcher:
         return 0
 
     cdef int set_timeout(self, Waiter waiter, int64_t deadline_ns) except -1:
-        cdef Py_ssize_t place = len(self.timers)
+        cdef Waiter last = self.line_last
         waiter.deadline_ns = deadline_ns
-        self.timers.append(waiter)
-        self.sift(waiter, place)
+        if last is None or last.deadline_ns <= deadline_ns:
+            if last is None:
+                self.line_first = waiter
+            else:
+                last.later = waiter
+                waiter.earlier = last
+            self.line_last = waiter
+            self.line_length += 1
+            waiter.in_line = True
+        else:
+            self.timers.append(waiter)
+            self.sift(waiter, len(self.timers) - 1)
         if self.timer_ns == 0 or deadline_ns < self.timer_ns:
             self.arm(deadline_ns)
         return 0
 
     cdef int clear_timeout(self, Waiter waiter) except -1:
-        cdef Py_ssize_t place = waiter.place - 1
-        cdef Waiter last = self.timers.pop()
+        cdef Waiter other
+        cdef Py_ssize_t place
+        if waiter.in_line:
+            other = waiter.later
+            if other is None:
+                self.line_last = waiter.earlier
+            else:
+                other.earlier = waiter.earlier
+            if waiter.earlier is None:
+                self.line_first = other
+            else:
+                waiter.earlier.later = other
+            waiter.earlier = waiter.later = None
+            waiter.in_line = False
+            self.line_length -= 1
+            return 0
+        place = waiter.place - 1
+        other = self.timers.pop()
         waiter.place = 0
-        if last is not waiter:
-            self.sift(last, place)
+        if other is not waiter:
+            self.sift(other, place)
         return 0
 
     cdef int arm(self, int64_t deadline_ns) except -1:
@@ -881,8 +957,12 @@ cdef class Dispatcher:
         cdef int64_t now_ns = self.clock.now()
         self.timer = None
         self.timer_ns = 0
-        while self.timers:
-            waiter = self.timers[0]
+        while True:
+            waiter = self.line_first
+            if self.timers and (waiter is None or (<Waiter>self.timers[0]).deadline_ns < waiter.deadline_ns):
+                waiter = self.timers[0]
+            if waiter is None:
+                break
             if waiter.deadline_ns > now_ns:
                 self.arm(waiter.deadline_ns)
                 break
@@ -896,9 +976,10 @@ cdef class Dispatcher:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        for waiter in self.timers:
-            (<Waiter>waiter).place = 0
-        self.timers.clear()
+        while self.timers:
+            self.clear_timeout(self.timers[0])
+        while self.line_first is not None:
+            self.clear_timeout(self.line_first)
 
     def mark_forked(self):
         """This is a copy in a forked child: every use raises from now on."""
@@ -917,4 +998,4 @@ cdef class Dispatcher:
     @property
     def timeouts(self):
         """Timeouts of asks and sends that still wait."""
-        return len(self.timers)
+        return self.line_length + len(self.timers)

@@ -194,8 +194,8 @@ cdef class Mailbox:
     cdef int64_t max_bytes             # budget of both lanes together, or -1
     cdef int64_t bytes_held            # of waiting messages and of promised places
     cdef object measure                # size(payload) -> bytes, or None for len()
-    cdef object normal_waiters         # deque of Waiter, or None while nobody ever waited
-    cdef object control_waiters
+    cdef WaiterQueue normal_waiters    # senders that wait for room; None while nobody ever waited
+    cdef WaiterQueue control_waiters
     cdef int64_t sent, accepted, rejected, handled, failed, expired, dropped, dead
     cdef int overflow
     cdef int control_run               # control messages served in a row

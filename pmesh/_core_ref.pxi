@@ -6,6 +6,8 @@ cdef double DEFAULT_TIMEOUT_SECONDS = 5.0
 cdef int64_t timeout_to_ns(object timeout, str name) except -1:
     """Seconds to nanoseconds; positive and finite, or an error that names the argument and its value."""
     cdef double seconds
+    if type(timeout) is float and 0.0 < <double>timeout <= 3_155_760_000.0:
+        return <int64_t>(<double>timeout * SECOND_NS) or 1
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise InvalidType(f"{name} is {timeout!r}; it must be a number of seconds")
     try:
@@ -85,11 +87,11 @@ cdef class Send:
             self.wait(timeout_ns)
             if message._lane == LANE_CONTROL:
                 if cell.control_waiters is None:
-                    cell.control_waiters = collections.deque()
+                    cell.control_waiters = WaiterQueue()
                 cell.control_waiters.append(self.waiter)
             else:
                 if cell.normal_waiters is None:
-                    cell.normal_waiters = collections.deque()
+                    cell.normal_waiters = WaiterQueue()
                 cell.normal_waiters.append(self.waiter)
             cell.has_waiters = True
             return self.waiter
@@ -115,7 +117,7 @@ cdef class Send:
         """With a promised place: take a place in the window, or wait for one."""
         cdef Dispatcher dispatcher = self.cell.dispatcher
         if not self.exempt and dispatcher.window:
-            if dispatcher.window_waiters or dispatcher.window_used >= dispatcher.window:
+            if dispatcher.window_waiters.first is not None or dispatcher.window_used >= dispatcher.window:
                 self.state = CALL_WINDOW
                 self.wait(timeout_ns)
                 dispatcher.window_waiters.append(self.waiter)
@@ -164,33 +166,16 @@ cdef class Send:
         cdef Dispatcher dispatcher = cell.dispatcher
         cdef Waiter waiter = self.waiter
         cdef int state = self.state
-        cdef bint granted
         if waiter is None or state == CALL_OVER:
             return 0
-        granted = waiter.state == WAITER_DONE
         self.state = CALL_OVER
-        if state == CALL_ROOM:
-            if granted:
-                cell.forgo(waiter.lane, waiter.size_bytes)
-            else:
-                self.remove(cell.control_waiters if waiter.lane == LANE_CONTROL else cell.normal_waiters)
-        else:
+        if state == CALL_WINDOW or waiter.state == WAITER_DONE:
             cell.forgo(waiter.lane, waiter.size_bytes)
-            if granted:
-                dispatcher.free_window_place()
-            else:
-                self.remove(dispatcher.window_waiters)
+        if state == CALL_WINDOW and waiter.state == WAITER_DONE:
+            dispatcher.free_window_place()
         waiter.conclude(WAITER_CANCELLED)
         if cell.has_waiters:
             dispatcher.grant_room(cell)
-        return 0
-
-    cdef int remove(self, object waiters) except -1:
-        if waiters is not None:
-            try:
-                waiters.remove(self.waiter)
-            except ValueError:
-                pass    # the agent stopped and took the queue with it
         return 0
 
     def __iter__(self):

@@ -272,7 +272,7 @@ cdef class Slot:
         if self.state == SLOT_FRESH:
             return 0    # the Task's first step, already scheduled, takes `yielded`
         self.wakeup = None
-        wakeup(self)
+        wakeup(self.dispatcher.done_future)
         if self.cancel_requested:
             # The handler cancelled its own Task before it suspended: a Task would cancel what it
             # waits for, or throw at the next step. cancel() does that now; it was already counted.

@@ -100,7 +100,7 @@ class MailboxMachine(RuleBasedStateMachine):
         if not hasattr(self, "core"):
             return
         counters = self.core.counters()
-        assert counters.imbalance() is None
+        assert counters.imbalance is None
         assert counters.as_dict() == self.model.counters().as_dict()
 
     @invariant()

@@ -48,7 +48,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Let time pass inside a callback, as code does that keeps the loop busy."""
         self._now_ns += round(seconds * SECOND_NS)
         if self._now_ns > START_NS + HORIZON_NS:
-            raise Deadlock(f"still busy after {HORIZON_NS // SECOND_NS} virtual seconds; tasks:\n{self._tasks()}")
+            raise Deadlock(
+                f"still busy after {HORIZON_NS // SECOND_NS} virtual seconds; tasks:\n{self._tasks()}"
+            )
         self.clock.set_ns(self._now_ns)
 
     @contextlib.contextmanager

@@ -12,7 +12,7 @@ import dataclasses
 import gc
 import operator
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pmesh import Agent, AgentRef, Coordinator, MailboxPolicy, handler
@@ -65,7 +65,9 @@ class Sender:
 
     __slots__ = ("_payload_bytes", "_sends", "sent")
 
-    def __init__(self, sends: list[Callable[[bytes], Awaitable[None]]], payload_bytes: int) -> None:
+    def __init__(
+        self, sends: Sequence[Callable[[bytes], Awaitable[None]]], payload_bytes: int
+    ) -> None:
         self._sends = sends
         self._payload_bytes = payload_bytes
         self.sent = 0

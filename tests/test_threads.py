@@ -1,0 +1,376 @@
+"""tell from other threads: order per thread, the account at every instant, and closed loops."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pmesh import Agent, AgentStopped, MailboxPolicy, Overflow, PmeshError
+
+Run = Callable[..., Any]
+Mesh = Callable[..., Any]
+
+THREADS = 4
+MESSAGES = 100_000
+
+
+class Receiver:
+    """Checks, per thread, that numbers come in order; `gaps` where some may have been dropped."""
+
+    def __init__(self) -> None:
+        self.last = [-1] * THREADS
+        self.count = 0
+        self.out_of_order: list[tuple[int, int]] = []
+
+    def __call__(self, payload: tuple[int, int]) -> int:
+        thread, number = payload
+        if number <= self.last[thread]:
+            self.out_of_order.append(payload)
+        self.last[thread] = number
+        self.count += 1
+        return number
+
+
+def start(function: Callable[[int], None]) -> tuple[list[threading.Thread], list[BaseException]]:
+    """THREADS threads that all begin at once; what they raise lands in the list."""
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(THREADS)
+
+    def work(number: int) -> None:
+        try:
+            barrier.wait()
+            function(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=work, args=(number,), daemon=True) for number in range(THREADS)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads, errors
+
+
+async def finished(threads: list[threading.Thread]) -> None:
+    """Wait for `threads` without keeping the loop from running."""
+    loop = asyncio.get_running_loop()
+    for thread in threads:
+        await loop.run_in_executor(None, thread.join)
+
+
+def test_four_threads_tell_one_agent_each_in_order_and_every_message_is_accounted_for(
+    run: Run, mesh: Mesh, loop_kind: str
+) -> None:
+    async def main() -> None:
+        receiver = Receiver()
+        async with mesh() as bus:
+            ref = await bus.spawn(receiver, mailbox=MailboxPolicy(THREADS * MESSAGES), name="one")
+
+            def work(thread: int) -> None:
+                for number in range(MESSAGES):
+                    assert ref.tell((thread, number)) is True
+
+            threads, errors = start(work)
+            await finished(threads)
+            assert errors == []
+        stats = bus.stats()
+        assert receiver.out_of_order == []
+        assert receiver.last == [MESSAGES - 1] * THREADS
+        assert receiver.count == THREADS * MESSAGES
+        assert (stats.sent, stats.accepted, stats.handled) == (receiver.count,) * 3
+        assert bus.latency.count == receiver.count
+
+    run(main)
+
+
+@pytest.mark.parametrize("policy", [Overflow.REJECT, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
+def test_stats_balance_at_every_instant_while_threads_tell_and_overflow(
+    run: Run, mesh: Mesh, policy: Overflow
+) -> None:
+    async def main() -> None:
+        receiver = Receiver()
+        imbalances: list[Any] = []
+        looks = {"loop": 0, "thread": 0}
+        over = threading.Event()
+        told = [0] * THREADS
+        refused = [0] * THREADS
+
+        async with mesh() as bus:
+            ref = await bus.spawn(receiver, mailbox=MailboxPolicy(8, overflow=policy), name="one")
+
+            def look(who: str) -> None:
+                stats = bus.stats()
+                one = stats.agents["one"]
+                for account in (stats, one):
+                    ended = (
+                        account.handled
+                        + account.failed
+                        + account.expired
+                        + account.dropped
+                        + account.dead
+                    )
+                    if (
+                        account.sent != account.accepted + account.rejected
+                        or account.accepted != ended + account.pending
+                    ):
+                        imbalances.append(account)
+                if (
+                    stats.imbalance is not None
+                    or one.imbalance is not None
+                    or not 0 <= one.pending <= 9
+                ):
+                    imbalances.append(stats)
+                looks[who] += 1
+
+            def look_from_a_thread() -> None:
+                while not over.is_set():
+                    look("thread")
+
+            def work(thread: int) -> None:
+                for number in range(MESSAGES // 5):
+                    if ref.tell((thread, number)):
+                        told[thread] += 1
+                    else:
+                        refused[thread] += 1
+
+            looker = threading.Thread(target=look_from_a_thread, daemon=True)
+            looker.start()
+            threads, errors = start(work)
+            while any(thread.is_alive() for thread in threads) or looks["loop"] < 20:
+                look("loop")
+                await asyncio.sleep(0)
+            over.set()
+            await finished([*threads, looker])
+            assert errors == []
+        stats = bus.stats()
+        assert imbalances == []
+        assert min(looks.values()) > 10
+        assert stats.sent == THREADS * (MESSAGES // 5)
+        assert (stats.accepted, stats.rejected) == (sum(told), sum(refused))
+        assert stats.handled == receiver.count
+        assert receiver.out_of_order == []
+        assert sum(bus.dead_letters.counts.values()) == stats.dropped
+        assert (stats.rejected == 0) is (policy is not Overflow.REJECT)
+
+    run(main)
+
+
+def test_a_refused_tell_repeated_until_it_is_accepted_keeps_the_order(
+    run: Run, mesh: Mesh, loop_kind: str
+) -> None:
+    async def main() -> None:
+        receiver = Receiver()
+        refused = [0] * THREADS
+        async with mesh() as bus:
+            ref = await bus.spawn(receiver, mailbox=MailboxPolicy(64))
+            over = threading.Event()
+
+            def work(thread: int) -> None:
+                for number in range(5_000):
+                    while not ref.tell((thread, number)):
+                        refused[thread] += 1
+                        over.wait(0.0001)
+
+            threads, errors = start(work)
+            await finished(threads)
+            assert errors == []
+        stats = bus.stats()
+        assert receiver.last == [4_999] * THREADS
+        assert receiver.out_of_order == []
+        assert (stats.handled, stats.rejected) == (20_000, sum(refused))
+
+    run(main)
+
+
+def test_asks_are_answered_while_threads_flood_the_agent(
+    run: Run, mesh: Mesh, loop_kind: str
+) -> None:
+    async def main() -> None:
+        receiver = Receiver()
+        async with mesh() as bus:
+            ref = await bus.spawn(receiver, mailbox=MailboxPolicy(THREADS * MESSAGES))
+            echo = await bus.spawn(lambda payload: payload)
+
+            def work(thread: int) -> None:
+                for number in range(MESSAGES // 4):
+                    ref.tell((thread, number))
+
+            threads, errors = start(work)
+            asked = 0
+            while asked < 50 or any(thread.is_alive() for thread in threads):
+                assert await echo.ask(asked, timeout=60) == asked
+                asked += 1
+            await finished(threads)
+            assert errors == []
+        assert bus.stats().handled == THREADS * (MESSAGES // 4) + asked
+        assert receiver.out_of_order == []
+
+    run(main)
+
+
+def test_asks_that_threads_displace_are_each_answered_once(
+    run: Run, mesh: Mesh, loop_kind: str
+) -> None:
+    async def main() -> None:
+        receiver = Receiver()
+        async with mesh() as bus:
+            ref = await bus.spawn(
+                lambda payload: receiver(payload) if isinstance(payload, tuple) else payload,
+                mailbox=MailboxPolicy(2, overflow=Overflow.DROP_OLDEST),
+            )
+
+            def work(thread: int) -> None:
+                for number in range(5_000):
+                    ref.tell((thread, number))
+
+            threads, errors = start(work)
+            outcomes: list[Any] = []
+            while len(outcomes) < 500 or any(thread.is_alive() for thread in threads):
+                outcomes += await asyncio.gather(
+                    *(ref.ask(number, timeout=60) for number in range(5)), return_exceptions=True
+                )
+            await finished(threads)
+            assert errors == []
+        assert {type(outcome).__name__ for outcome in outcomes} <= {"int", "MailboxFull"}
+        stats = bus.stats()
+        assert stats.sent == THREADS * 5_000 + len(outcomes)
+        assert stats.sent == stats.accepted == stats.handled + stats.dropped
+        assert receiver.out_of_order == []
+
+    run(main)
+
+
+def test_agents_that_stop_meanwhile_lose_nothing_uncounted(
+    run: Run, mesh: Mesh, loop_kind: str
+) -> None:
+    async def main() -> None:
+        async with mesh() as bus:
+            current = [await bus.spawn(lambda payload: payload)]
+            sent = [0] * THREADS
+            over = threading.Event()
+
+            def work(thread: int) -> None:
+                while not over.is_set():
+                    current[0].tell(thread)
+                    sent[thread] += 1
+
+            threads, errors = start(work)
+            for _ in range(50):
+                old, current[0] = current[0], await bus.spawn(lambda payload: payload)
+                await bus.stop(old)
+                assert bus.stats().imbalance is None
+            over.set()
+            await finished(threads)
+            assert errors == []
+        assert bus.stats().sent == sum(sent)
+
+    run(main)
+
+
+# Closed loops.
+
+
+class Busy(Agent):
+    """Its handler waits for ever."""
+
+    async def receive(self, payload: Any) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("policy", list(Overflow))
+@pytest.mark.parametrize("state", ["idle", "waiting", "busy", "busy and full"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_tell_after_the_loop_was_closed_returns_false_and_raises_nothing(
+    mesh: Mesh, policy: Overflow, state: str
+) -> None:
+    """The loop is closed under a coordinator that was never left."""
+    loop = asyncio.new_event_loop()
+
+    async def main() -> tuple[Any, Any]:
+        bus = mesh()
+        await bus.__aenter__()
+        ref = await bus.spawn(Busy, mailbox=MailboxPolicy(1, overflow=policy))
+        if state.startswith("busy"):
+            ref.tell("in the handler")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        if state in ("waiting", "busy and full"):
+            ref.tell("waits")
+        return bus, ref
+
+    bus, ref = loop.run_until_complete(main())
+    tasks = asyncio.all_tasks(loop)
+    loop.close()
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    outcomes: list[Any] = []
+
+    def tell() -> None:
+        for _ in range(3):
+            try:
+                outcomes.append(ref.tell("late"))
+            except BaseException as error:
+                outcomes.append(error)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    thread.join()
+    tell()
+    assert outcomes == [False] * 6
+    stats = bus.stats()
+    assert stats.imbalance is None
+    assert stats.sent == stats.accepted + 6
+
+
+def test_tell_after_asyncio_run_ended_returns_false(
+    mesh: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> tuple[Any, Any]:
+        bus = mesh()
+        await bus.__aenter__()
+        return bus, await bus.spawn(lambda payload: payload)
+
+    bus, ref = asyncio.run(main())
+    outcomes: list[bool] = []
+    thread = threading.Thread(target=lambda: outcomes.append(ref.tell("late")))
+    thread.start()
+    thread.join()
+    assert outcomes == [False]
+    assert ref.tell("late") is False
+    assert "was not left before its event loop ended" in caplog.text
+    assert bus.stats().imbalance is None
+
+
+def test_tell_from_threads_while_the_coordinator_is_left_is_counted_once_each(
+    run: Run, mesh: Mesh, loop_kind: str
+) -> None:
+    async def main() -> None:
+        accepted = [0] * THREADS
+        sent = [0] * THREADS
+        over = threading.Event()
+        async with mesh() as bus:
+            ref = await bus.spawn(lambda payload: payload)
+
+            def work(thread: int) -> None:
+                while not over.is_set():
+                    sent[thread] += 1
+                    accepted[thread] += ref.tell(thread)
+
+            threads, errors = start(work)
+            await asyncio.sleep(0)
+        with pytest.raises((AgentStopped, PmeshError)):
+            await ref.ask(1)
+        over.set()
+        await finished(threads)
+        assert errors == []
+        counters = ref.counters()
+        assert counters.imbalance is None
+        assert counters.accepted == sum(accepted) == counters.handled + counters.dead
+        assert counters.sent == sum(sent) + 1
+        assert counters.pending == 0
+
+    run(main)

@@ -32,6 +32,7 @@ ASKS = 40_000
 QUEUE_SIZE = 256
 RING = 100
 REFERENCE_PER_SECOND = 15_000
+TARGETS_QUEUE_PER_SECOND = 1_900_000  # the baseline on the machine that the targets were set on
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Figure:
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
         mark = "ok    " if self.reached else "MISSED"
-        return f"{mark} {self.name:<44} {self.observed:>10,.2f} {self.unit:<6} ({sign} {self.target:,g}) {self.detail}"
+        return f"{mark} {self.name:<44} {self.observed:>10,.2f} {self.unit:<6} ({sign} {self.target:,.4g}) {self.detail}"
 
 
 class Sink(Agent):
@@ -227,19 +228,34 @@ def ring_figure(rounds: int) -> list[Figure]:
 
 
 def load_figures(rounds: int) -> list[Figure]:
-    """`pmesh load extreme` on each loop, in processes of their own."""
+    """`pmesh load extreme` on each loop, in processes of their own.
+
+    The targets, 60 and 90 times the reference's 15,000/s, were set on a machine where the baseline moves
+    1.9 M items/s. A machine is rarely that one, so they are held against the baseline of the same run.
+    """
     figures = []
     for loop, factor in (("asyncio", 60), ("uvloop", 90)):
         if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
             print("NOT RUN load extreme on uvloop: uvloop is not installed for this interpreter", flush=True)
             continue
-        runs = [load_extreme(loop) for _ in range(max(3, rounds // 2))]
+        runs, ratios = [], []
+        for _ in range(rounds):
+            before = asyncio.run(queue_items())
+            runs.append(load_extreme(loop))
+            baseline = (before + asyncio.run(queue_items())) / 2
+            ratios.append(runs[-1]["throughput_per_second"] / baseline)
         throughput = statistics.median(run["throughput_per_second"] for run in runs)
         p99_ms = statistics.median(run["latency_ns"]["p99"] for run in runs) / 1e6
         success = min(run["success_rate"] for run in runs)
         figures += [
-            Figure(f"load extreme, {loop}: times the reference", throughput / REFERENCE_PER_SECOND, factor, True, "x",
-                   f"{throughput:,.0f}/s"),
+            Figure(
+                f"load extreme, {loop} / asyncio.Queue",
+                statistics.median(ratios),
+                factor * REFERENCE_PER_SECOND / TARGETS_QUEUE_PER_SECOND,
+                True,
+                "x",
+                f"{throughput:,.0f}/s, {throughput / REFERENCE_PER_SECOND:.0f} times the reference",
+            ),
             Figure(f"load extreme, {loop}: p99", p99_ms, 1.0, False, "ms"),
             Figure(f"load extreme, {loop}: success", success * 100, 100.0, True, "%"),
         ]

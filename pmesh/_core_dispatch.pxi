@@ -12,7 +12,8 @@ cdef enum:
     SLICE_MESSAGES = 8192
 
 
-# One call instead of two to go from one Task to the next.
+# From one Task to the next in one call, where leaving one and entering the other would be two. CPython 3.11
+# has no function for it; there the dictionary behind those two is written, as they do.
 cdef bint SWAPS_TASKS = sys.version_info >= (3, 12)
 
 
@@ -63,7 +64,9 @@ cdef class Waiter:
     cdef Py_ssize_t place              # in the heap of timeouts, from 1; 0 when not in it
     cdef Waiter earlier                # its neighbours in the line of timeouts
     cdef Waiter later
+    cdef Cell cell                     # the receiver of a send that waits
     cdef bint in_line
+    cdef bint exempt                   # that send was made in a handler
     cdef WaiterQueue queue             # the queue that it stands in, or None
     cdef Waiter before                 # its neighbours there
     cdef Waiter behind
@@ -99,8 +102,10 @@ cdef class Waiter:
             raise self.error
         return self.value
 
+    @property
     def get_loop(self):
-        return self.dispatcher.loop
+        # A Task calls this at each wait; a method would be bound anew for it.
+        return self.dispatcher.get_loop
 
     def add_done_callback(self, callback, *, context=None):
         self.callback = callback
@@ -182,11 +187,14 @@ cdef class Dispatcher:
     cdef object new_task
     cdef object enter_task
     cdef object leave_task
-    cdef object swap_task
+    cdef object swap_task             # CPython 3.12 and later
+    cdef dict current_tasks           # before
     cdef object current_task
     cdef object running_loop
     cdef object done_future           # what a Task is told that it waited for
     cdef object scope_var
+    cdef object get_loop              # returns the loop
+    cdef object is_closed             # the loop's
     cdef object hooks                 # the coordinator: dead_letter, failure, overflow, killed
     cdef unsigned long thread_id
     cdef Cell ready_first
@@ -228,10 +236,15 @@ cdef class Dispatcher:
         self.new_task = asyncio.Task
         self.enter_task = asyncio.tasks._enter_task
         self.leave_task = asyncio.tasks._leave_task
-        self.swap_task = asyncio.tasks._swap_current_task if SWAPS_TASKS else None
+        if SWAPS_TASKS:
+            self.swap_task = asyncio.tasks._swap_current_task
+        else:
+            self.current_tasks = asyncio.tasks._current_tasks
         self.current_task = asyncio.current_task
         self.running_loop = asyncio._get_running_loop
         self.scope_var = SCOPE
+        self.get_loop = self._get_loop
+        self.is_closed = loop.is_closed
         self.done_future = loop.create_future()
         self.done_future.set_result(None)
         self.thread_id = PyThread_get_thread_ident()
@@ -243,6 +256,9 @@ cdef class Dispatcher:
         self.batch = batch
         self.slice_ns = <int64_t>(slice_seconds * SECOND_NS)
         self.chooser = chooser
+
+    def _get_loop(self):
+        return self.loop
 
     # The run queue.
 
@@ -470,8 +486,6 @@ cdef class Dispatcher:
                 # A cancel that came too late: the slot is free again once its Task has taken it.
                 cell.occupy(slot)
         finally:
-            if not SWAPS_TASKS:
-                self.leave()
             PyContext_Exit(slot.context)
         return left
 
@@ -483,7 +497,7 @@ cdef class Dispatcher:
             if SWAPS_TASKS:
                 self.swap_task(self.loop, None)
             else:
-                self.leave_task(self.loop, slot.task)
+                del self.current_tasks[self.loop]
         return 0
 
     cdef inline int enter(self, Slot slot) except -1:
@@ -501,8 +515,7 @@ cdef class Dispatcher:
         if SWAPS_TASKS:
             self.swap_task(self.loop, slot.task)
         else:
-            self.leave()
-            self.enter_task(self.loop, slot.task)
+            self.current_tasks[self.loop] = slot.task
         self.entered = slot
         return 0
 
@@ -678,12 +691,18 @@ cdef class Dispatcher:
             message = following
         self.refuse_waiters(cell)
 
-    def refuse_waiters(self, Cell cell not None):
+    def refuse_waiters(self, Cell cell not None, bint outside_only=False):
+        """Let senders that wait to send to `cell` (of them those outside handlers) fail with `AgentStopped`."""
         cdef WaiterQueue waiters
-        for waiters in (cell.normal_waiters, cell.control_waiters):
-            while waiters is not None and waiters.first is not None:
-                waiters.first.conclude(WAITER_STOPPED)
-        cell.has_waiters = False
+        cdef Waiter waiter, following
+        for waiters in (cell.normal_waiters, cell.control_waiters, self.window_waiters):
+            waiter = None if waiters is None else waiters.first
+            while waiter is not None:
+                following = waiter.behind
+                if waiter.cell is cell and not (outside_only and waiter.exempt):
+                    waiter.conclude(WAITER_STOPPED)
+                waiter = following
+        self.grant_room(cell)
 
     # Lifecycle hooks, in a slot of the agent: on_start and on_stop share the Task of its first handlers.
 
@@ -697,7 +716,8 @@ cdef class Dispatcher:
         cdef int status = 0
         cdef bint over = False
         if slot is None:
-            raise InvalidArgument(f"agent {cell.name!r} has no free slot for {function!r}")
+            # Handlers that outlived their cancellation hold all of them; on_stop must not wait for those.
+            slot = cell.add_slot()
         # An agent with coroutines gets its Task now: before the Context is entered, since an eager
         # Task enters it by itself.
         if slot.task is None and cell.table.has_async:
@@ -804,17 +824,23 @@ cdef class Dispatcher:
         """Offer a prepared message; True when it was accepted. From any thread."""
         cdef bint ready = False
         cdef Message displaced, following
+        if not self.draining and self.is_closed():
+            # The loop was closed under a coordinator that was never left.
+            message.outcome = OFFER_CLOSED
+            cell.close()
+            cell.count_refused()
+            return False
         message.accepted_ns = self.clock.now()
         displaced = cell.accept(message, &ready)
         if ready:
             try:
                 self.push(cell)
             except RuntimeError:
-                # The loop was closed under a coordinator that was never left.
-                self.ended = True
+                # Closed by another thread just now.
                 cell.close()
-                cell.retract(message)
-                return False
+                if cell.retract(message):
+                    message.outcome = OFFER_CLOSED
+                    return False
         if message.outcome == OFFER_ACCEPTED and displaced is None:
             return True
         while displaced is not None:
@@ -827,6 +853,8 @@ cdef class Dispatcher:
             return True
         if message.outcome == OFFER_OVERFLOW:
             self.overflowed(cell, message)
+        elif message.outcome == OFFER_CLOSED:
+            cell.tell_heir()
         return message.outcome == OFFER_ACCEPTED
 
     # Waiting senders.
@@ -989,6 +1017,11 @@ cdef class Dispatcher:
         """(AgentRef, Message or None) of the handler that the calling code runs in; None outside."""
         cdef Scope scope = self.current_scope()
         return None if scope is None else (scope.cell.ref, scope.message)
+
+    def current_cell(self):
+        """The `Cell` of the agent in whose handler, or in something it started, the calling code runs."""
+        cdef Scope scope = self.current_scope()
+        return None if scope is None else scope.cell
 
     @property
     def in_window(self):

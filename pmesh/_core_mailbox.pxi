@@ -129,6 +129,10 @@ cdef class Counters:
 
     def add(self, Counters other not None):
         """Add `other`, term by term."""
+        with cython.critical_section(self):
+            self.add_locked(other)
+
+    cdef int add_locked(self, Counters other) noexcept:
         self.account.sent += other.account.sent
         self.account.accepted += other.account.accepted
         self.account.rejected += other.account.rejected
@@ -138,12 +142,14 @@ cdef class Counters:
         self.account.dropped += other.account.dropped
         self.account.dead += other.account.dead
         self.account.pending += other.account.pending
+        return 0
 
-    def count_rejected(self):
+    cpdef int count_rejected(self) noexcept:
         """Count one message that was sent to no mailbox at all and so rejected."""
         with cython.critical_section(self):
             self.account.sent += 1
             self.account.rejected += 1
+        return 0
 
     @property
     def imbalance(self):
@@ -193,16 +199,24 @@ cdef class Mailbox:
     cdef Py_ssize_t control_promised
     cdef int64_t max_bytes             # budget of both lanes together, or -1
     cdef int64_t bytes_held            # of waiting messages and of promised places
+    cdef int64_t normal_bytes          # of waiting normal messages
     cdef object measure                # size(payload) -> bytes, or None for len()
     cdef WaiterQueue normal_waiters    # senders that wait for room; None while nobody ever waited
     cdef WaiterQueue control_waiters
     cdef int64_t sent, accepted, rejected, handled, failed, expired, dropped, dead
     cdef int overflow
     cdef int control_run               # control messages served in a row
+    cdef Counters heir                 # the total that a stopped agent's account went into, or None
     cdef bint closed                   # takes no mail any more
-    cdef bint has_waiters
+    cdef bint has_waiters              # somebody may wait for room, in either lane
 
     def __init__(self, Py_ssize_t capacity=1024, *, max_bytes=None, int overflow=OVERFLOW_REJECT, size=None):
+        if capacity < 1:
+            raise InvalidArgument(f"capacity is {capacity}; it must be at least 1 message")
+        if max_bytes is not None and not 1 <= max_bytes < 2**63:
+            raise InvalidArgument(f"max_bytes is {max_bytes}; it must be at least 1, or None for no limit")
+        if not OVERFLOW_REJECT <= overflow <= OVERFLOW_STOP:
+            raise InvalidArgument(f"overflow is {overflow}; it must be the value of a pmesh.Overflow, 0 to 3")
         self.capacity = capacity
         self.max_bytes = -1 if max_bytes is None else max_bytes
         self.overflow = overflow
@@ -219,8 +233,8 @@ cdef class Mailbox:
                 raise InvalidArgument(f"size({type(payload).__name__}) returned {size}; it must be 0 or more bytes")
         elif isinstance(payload, (bytes, bytearray, str)):
             size = len(payload)
-        elif isinstance(payload, memoryview):
-            size = payload.nbytes
+        elif PyObject_CheckBuffer(payload):
+            size = memoryview(payload).nbytes
         else:
             size = 0
         message.size_bytes = size
@@ -229,7 +243,8 @@ cdef class Mailbox:
     @cython.final
     cdef inline bint has_room(self, int lane, int64_t size_bytes) noexcept:
         """Whether one more message fits beside what waits and what was promised; under the lock."""
-        if self.max_bytes >= 0 and self.bytes_held + size_bytes > self.max_bytes:
+        # Not as a sum: size() may return almost 2**63.
+        if self.max_bytes >= 0 and size_bytes > self.max_bytes - self.bytes_held:
             return False
         if lane == LANE_CONTROL:
             return self.control_size + self.control_promised < self.capacity
@@ -283,7 +298,7 @@ cdef class Mailbox:
                 message.outcome = OFFER_OVERFLOW
                 self.rejected += 1
                 return None
-            if self.overflow == OVERFLOW_DROP_OLDEST:
+            if self.overflow == OVERFLOW_DROP_OLDEST and self.can_displace(message.size_bytes):
                 displaced = self.displace(message.size_bytes)
             if not self.has_room(LANE_NORMAL, message.size_bytes):
                 # DROP_NEWEST, or what stands in the way is promised to waiting senders.
@@ -314,7 +329,15 @@ cdef class Mailbox:
                 self.normal_last.next = message
             self.normal_last = message
             self.normal_size += 1
+            self.normal_bytes += message.size_bytes
         return 0
+
+    @cython.final
+    cdef inline bint can_displace(self, int64_t size_bytes) noexcept:
+        """Whether giving up normal mail can make room at all, beside control mail and promised places."""
+        if self.normal_promised >= self.capacity:
+            return False
+        return self.max_bytes < 0 or size_bytes <= self.max_bytes - (self.bytes_held - self.normal_bytes)
 
     @cython.final
     cdef Message displace(self, int64_t size_bytes):
@@ -340,6 +363,7 @@ cdef class Mailbox:
         if self.normal_first is None:
             self.normal_last = None
         self.normal_size -= 1
+        self.normal_bytes -= message.size_bytes
         self.bytes_held -= message.size_bytes
         return message
 
@@ -360,7 +384,8 @@ cdef class Mailbox:
         cdef Message message
         with cython.critical_section(self):
             if self.control_size and (self.control_run < CONTROL_RUN or not self.normal_size):
-                self.control_run += 1
+                if self.control_run < CONTROL_RUN:
+                    self.control_run += 1
                 message = self.unlink_control()
                 self.in_hand += 1
             elif self.normal_size:
@@ -407,6 +432,7 @@ cdef class Mailbox:
             while message is not None:
                 self.bytes_held -= message.size_bytes
                 message = message.next
+            self.normal_bytes = 0
             self.control_size = self.normal_size = 0
             self.check()
         return first
@@ -441,6 +467,7 @@ cdef class Mailbox:
                     if self.normal_last is message:
                         self.normal_last = before
                     self.normal_size -= 1
+                    self.normal_bytes -= message.size_bytes
                 message.next = None
                 self.bytes_held -= message.size_bytes
                 self.accepted -= 1
@@ -495,7 +522,21 @@ cdef class Mailbox:
         with cython.critical_section(self):
             self.sent += 1
             self.rejected += 1
+        self.tell_heir()
         return 0
+
+    @cython.final
+    cdef inline int tell_heir(self) noexcept:
+        """After a refusal: a mailbox that was folded into a total counts there too."""
+        if self.heir is not None:
+            self.heir.count_rejected()
+        return 0
+
+    def bequeath(self, Counters heir not None):
+        """Fold the account into `heir`, once; what is refused from now on is counted there too."""
+        with cython.critical_section(self):
+            self.heir = heir
+        heir.add(self.counters())
 
     def counters(self):
         """A `Counters` with the account at this instant."""
@@ -542,6 +583,8 @@ cdef class Mailbox:
         cdef Message message = new_message(payload)
         cdef Message displaced
         cdef list payloads = []
+        if lane not in LANES:
+            raise InvalidArgument(f"lane is {lane!r}; it must be 'normal' or 'control'")
         message._lane = LANES.index(lane)
         message.deadline_ns = deadline_ns
         if self.max_bytes >= 0:
@@ -560,6 +603,8 @@ cdef class Mailbox:
         """Count one message in hand as ended: one of `ENDS`."""
         if self.in_hand <= 0:
             raise InvalidArgument("finish() without a message in hand; take one with poll() first")
+        if end not in ENDS:
+            raise InvalidArgument(f"end is {end!r}; it must be one of {', '.join(ENDS)}")
         self.count_end(ENDS.index(end))
 
     def clear(self):

@@ -66,6 +66,7 @@ cdef class Send:
         cdef Dispatcher dispatcher = cell.dispatcher
         cdef Message message = self.message
         cdef Scope scope
+        cdef WaiterQueue waiters
         cdef int64_t timeout_ns
         dispatcher.check_usable()
         dispatcher.check_loop("send")
@@ -79,7 +80,8 @@ cdef class Send:
         if cell.max_bytes >= 0 and message.size_bytes > cell.max_bytes:
             cell.count_refused()
             raise self.full(f"the message has {message.size_bytes} bytes, more than the whole budget of {cell.max_bytes}")
-        if cell.has_waiters or not cell.promise(message._lane, message.size_bytes):
+        waiters = cell.control_waiters if message._lane == LANE_CONTROL else cell.normal_waiters
+        if (waiters is not None and waiters.first is not None) or not cell.promise(message._lane, message.size_bytes):
             if scope is not None and scope.cell is cell and not cell.has_spare_slot():
                 cell.count_refused()
                 raise self.full("it sends to its own full mailbox, and no slot is free to make room")
@@ -102,6 +104,8 @@ cdef class Send:
         cdef Dispatcher dispatcher = self.cell.dispatcher
         cdef int64_t deadline_ns
         waiter.dispatcher = dispatcher
+        waiter.cell = self.cell
+        waiter.exempt = self.exempt
         waiter.lane = self.message._lane
         waiter.size_bytes = self.message.size_bytes
         waiter._asyncio_future_blocking = True
@@ -135,6 +139,7 @@ cdef class Send:
         message.accepted_ns = dispatcher.now_ns = dispatcher.clock.now()
         cell.put_promised(message)
         if message.outcome == OFFER_CLOSED:
+            cell.tell_heir()
             if message.windowed:
                 dispatcher.leave_window(message)
             raise self.stopped()

@@ -542,10 +542,10 @@ cdef class Cell(Mailbox):
         return self.new_slot() if self.free_slots is None else self.free_slots
 
     cdef Slot new_slot(self):
-        cdef Slot slot
-        if self.slots >= self.concurrency:
-            return None
-        slot = Slot.__new__(Slot)
+        return self.add_slot() if self.slots < self.concurrency else None
+
+    cdef Slot add_slot(self):
+        cdef Slot slot = Slot.__new__(Slot)
         slot.cell = self
         slot.dispatcher = self.dispatcher
         slot.context = self.dispatcher.context.copy()
@@ -625,9 +625,9 @@ cdef class Cell(Mailbox):
         """Dead-letter all mail that waits; senders that wait for room get `AgentStopped`."""
         self.dispatcher.discard(self)
 
-    def refuse_waiters(self):
-        """Let senders that wait for room fail with `AgentStopped`."""
-        self.dispatcher.refuse_waiters(self)
+    def refuse_waiters(self, *, bint outside_only=False):
+        """Let senders that wait, for room or for the window, fail with `AgentStopped`."""
+        self.dispatcher.refuse_waiters(self, outside_only)
 
     def watch_quiet(self):
         """Call `life.on_quiet()` in the loop once nothing is pending; at once when nothing is."""
@@ -653,7 +653,11 @@ cdef class Cell(Mailbox):
         cdef int abandoned = 0
         cdef object error
         while slot is not None:
-            if slot.message is not None and not slot.abandoned:
+            if slot.hook is not None:
+                slot.abandoned = True
+                slot.hook.settle(None, HandlerCancelled(f"a hook of agent {self.name!r} did not end when it was cancelled"))
+                slot.hook = None
+            elif slot.message is not None and not slot.abandoned:
                 error = HandlerCancelled(f"handler {slot.handler.name} of agent {self.name!r} did not end when it was cancelled")
                 slot.abandoned = True
                 abandoned += 1
@@ -672,11 +676,6 @@ cdef class Cell(Mailbox):
             slot = following
         self.all_slots = self.free_slots = None
         self.agent = None
-
-    def runs_current(self):
-        """Whether the calling code runs in a handler of this agent, or in something that one started."""
-        cdef Scope scope = self.dispatcher.current_scope()
-        return scope is not None and scope.cell is self
 
     @property
     def busy(self):

@@ -10,6 +10,7 @@ import functools
 import itertools
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -74,16 +75,17 @@ if hasattr(os, "register_at_fork"):
 class _Life(Lifecycle):
     """The coordinator's record of one agent."""
 
-    __slots__ = ("cell", "children", "ended", "parent", "quiet", "reason", "stopper")
+    __slots__ = ("cell", "children", "ended", "parent", "quiet", "reason", "starting", "stopper")
 
     def __init__(self, name: str, parent: _Life | None) -> None:
         super().__init__(name)
         self.cell: Cell
         self.parent = parent
         self.children: dict[str, _Life] | None = None  # in order of start
+        self.starting: asyncio.Future[None] | None = None  # done once a suspended on_start is over
         self.quiet: asyncio.Future[None] | None = None  # done once nothing is pending
         self.stopper: asyncio.Task[None] | None = None  # ends the agent; there is only ever one
-        self.ended: asyncio.Future[StopReason] | None = None  # for those who wait for the end
+        self.ended: asyncio.Future[None] | None = None  # for those who wait for the end
         self.reason: StopReason | None = None
 
     def on_quiet(self) -> None:
@@ -125,8 +127,8 @@ class Coordinator:
         if window is not None:
             if isinstance(window, bool) or not isinstance(window, int):
                 raise InvalidType(f"window is {window!r}; it must be a whole number of messages, or None for no limit")
-            if window < 1:
-                raise InvalidArgument(f"window is {window}; it must be at least 1, or None for no limit")
+            if not 1 <= window < 2**62:
+                raise InvalidArgument(f"window is {window}; it must be at least 1 and below 2**62, or None for no limit")
         self.name = name
         self.dead_letters = DeadLetters(dead_letters)
         self._window = window or 0
@@ -139,6 +141,7 @@ class Coordinator:
         self._meters: dict[object, Meter] = {}
         self._stopped_total = Counters()  # what stopped agents leave to the account
         self._strays = Counters()  # messages to names that nobody has
+        self._registry_lock = threading.Lock()  # stats() sees a stopping agent once, in any thread
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
         self._forked = False
@@ -186,6 +189,8 @@ class Coordinator:
         self._check_loop("close")
         seconds = self._drain_timeout if timeout is None else timeout_seconds(timeout, "timeout")
         self._dispatcher.closing = True
+        for life in self._lives.values():
+            life.cell.refuse_waiters(outside_only=True)
         finish = StopReason.SHUTDOWN
         try:
             if not await self._all_quiet(seconds):
@@ -201,6 +206,7 @@ class Coordinator:
             self._closed = True
             self._dispatcher.end()
             self._keeper.cancel()
+            self.dead_letters.log_summary()
             _dispatchers.discard(self)
 
     async def _all_quiet(self, seconds: float) -> bool:
@@ -320,27 +326,44 @@ class Coordinator:
         life.move(State.STARTING)
         if agent is not None and is_overridden(type(agent), "on_start"):
             await self._run_on_start(life, agent)
+        if life.state is State.DRAINING:
+            # Drained while it started: it handles what it was sent, and is gone.
+            cell.resume()
+            await self._ended(life)
+            raise self._start_failed(life)
         life.move(State.RUNNING)
         cell.resume()
         return cell.ref
 
     async def _run_on_start(self, life: _Life, agent: Agent) -> None:
+        """Run `on_start` in the agent's own Task; leaves the agent STARTING or DRAINING, or raises once it ended."""
+        error: BaseException | None = None
         try:
-            starting = life.cell.run_hook(agent.on_start)
-            if starting is not None:
-                await starting
-        except BaseException as error:
-            if life.state is State.STARTING:
-                life.cell.cancel_handlers()
-                life.move(State.FAILED)
-                self._begin_stop(life, StopReason.FAILED, run_on_stop=False)
+            hook = life.cell.run_hook(agent.on_start)
+            if hook is not None:
+                life.starting = self._loop.create_future()
+                try:
+                    await hook
+                except asyncio.CancelledError:
+                    life.cell.cancel_handlers()
+                    raise
+                finally:
+                    life.starting.set_result(None)
+        except BaseException as raised:
+            error = raised
+        if error is None and life.state in (State.STARTING, State.DRAINING):
+            return
+        if error is not None and life.state in (State.STARTING, State.DRAINING):
+            if life.stopper is not None:
+                life.stopper.cancel()
+                life.stopper = None
+            life.cell.close()
+            life.move(State.FAILED)
+            self._begin_stop(life, StopReason.FAILED, run_on_stop=False)
             await self._ended(life)
-            if isinstance(error, asyncio.CancelledError) and life.reason is not StopReason.FAILED:
-                raise self._start_failed(life) from error
-            raise
-        if life.state is not State.STARTING:
-            await self._ended(life)
-            raise self._start_failed(life)
+            raise error
+        await self._ended(life)
+        raise self._start_failed(life) from error
 
     def _start_failed(self, life: _Life) -> StartFailed:
         return StartFailed(f"agent {life.name!r} was stopped while it started")
@@ -399,12 +422,17 @@ class Coordinator:
         if isinstance(agent, AgentRef):
             return agent
         self._check_entered()
+        if self._closed:
+            raise CoordinatorClosed(f"coordinator {self.name!r} has been left; nobody takes mail any more")
         try:
             return self.lookup(agent)
         except UnknownAgent:
-            self._strays.count_rejected()
-            self.dead_letters.add(DeadLetter(DeadLetterKind.UNKNOWN, payload, agent, None))
+            self._count_stray(agent, payload)
             raise
+
+    def _count_stray(self, name: str, payload: object) -> None:
+        self._strays.count_rejected()
+        self.dead_letters.add(DeadLetter(DeadLetterKind.UNKNOWN, payload, name, None))
 
     def tell(
         self, agent: AgentRef | str, payload: object, *, ttl: float | None = None, headers: Mapping[str, object] | None = None
@@ -425,7 +453,13 @@ class Coordinator:
         headers: Mapping[str, object] | None = None,
     ) -> int:
         """`AgentRef.tell_many`, by ref or by name."""
-        return self._ref(agent, payloads).tell_many(payloads, ttl=ttl, headers=headers)
+        if not isinstance(agent, AgentRef) and agent not in self._lives:
+            payloads = tuple(payloads)
+            for payload in payloads[1:]:
+                self._count_stray(agent, payload)
+        return self._ref(agent, payloads[0] if isinstance(payloads, tuple) and payloads else None).tell_many(
+            payloads, ttl=ttl, headers=headers
+        )
 
     def send(
         self, agent: AgentRef | str, payload: object, *, timeout: float = 5.0, headers: Mapping[str, object] | None = None
@@ -452,8 +486,8 @@ class Coordinator:
     async def stop(self, agent: AgentRef | str) -> None:
         """Stop an agent: it finishes the message in hand, and mail that waits becomes dead letters.
 
-        Returns once it has stopped, children first; called from its own handler, at once. Stopping a
-        stopped agent does nothing.
+        Returns once it has stopped, children first; called from its own handler or from that of a child,
+        at once. Stopping a stopped agent does nothing.
 
         Cancel safety: a cancelled call still stops the agent, and does not wait for it.
         """
@@ -476,7 +510,7 @@ class Coordinator:
         life = self._life_of(agent)
         seconds = self._drain_timeout if timeout is None else timeout_seconds(timeout, "timeout")
         self._begin_drain(life, seconds)
-        if life.cell.runs_current():
+        if self._called_from(life):
             return True
         await self._ended(life)
         return life.reason is not StopReason.DRAIN_TIMEOUT
@@ -495,8 +529,18 @@ class Coordinator:
 
     async def _stop(self, life: _Life, reason: StopReason) -> None:
         self._begin_stop(life, reason)
-        if not life.cell.runs_current():
+        if not self._called_from(life):
             await self._ended(life)
+
+    def _called_from(self, life: _Life) -> bool:
+        """Whether a handler of this agent, or of one below it, is what calls: its end cannot be awaited there."""
+        cell = self._dispatcher.current_cell()
+        caller = None if cell is None else cell.life
+        while caller is not None:
+            if caller is life:
+                return True
+            caller = caller.parent
+        return False
 
     async def _ended(self, life: _Life) -> None:
         """Wait for the end of an agent that is being stopped."""
@@ -517,61 +561,77 @@ class Coordinator:
         life.stopper = self._loop.create_task(self._drain(life, seconds), name=f"pmesh-drain-{life.name}")
 
     async def _drain(self, life: _Life, seconds: float) -> None:
-        done = await self._quiet(life, seconds)
+        give_up = self._loop.time() + seconds
+        if life.starting is not None:
+            await asyncio.wait([life.starting], timeout=seconds)
+        done = await self._quiet(life, give_up - self._loop.time())
         if life.state is State.DRAINING:
+            life.move(State.STOPPING)
             await self._end(life, StopReason.DRAINED if done else StopReason.DRAIN_TIMEOUT, True)
 
     def _begin_stop(self, life: _Life, reason: StopReason, *, run_on_stop: bool = True) -> None:
         """Close the mailbox and start the end; a kill hastens an end that has begun."""
         if life.state is State.STOPPED:
             return
-        hastened = life.state in (State.STOPPING, State.DRAINING)
         life.cell.close()
         if life.state is State.STOPPING:
             if reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT):
                 self._force(life)
             return
-        if hastened and life.stopper is not None:
-            life.stopper.cancel()
+        if life.stopper is not None:
+            life.stopper.cancel()  # a drain that is hastened
+        starting = life.state is State.STARTING
         life.cell.discard()
         life.move(State.STOPPING)
+        if starting:
+            run_on_stop = False
+            life.cell.cancel_handlers()
         agent = life.cell.agent
-        if not life.children and not life.cell.pending and not (
-            run_on_stop and agent is not None and is_overridden(type(agent), "on_stop")
-        ):
+        run_on_stop = run_on_stop and agent is not None and is_overridden(type(agent), "on_stop")
+        if not (life.children or life.cell.pending or run_on_stop or starting):
             # Nothing to wait for: most agents of a large mesh end here, without a task of their own.
             self._finish(life, reason)
             return
         life.stopper = self._loop.create_task(self._end(life, reason, run_on_stop), name=f"pmesh-stop-{life.name}")
 
     async def _end(self, life: _Life, reason: StopReason, run_on_stop: bool) -> None:
-        """Children, the message in hand, `on_stop`, and the last entries in the account."""
+        """Children, the message in hand, `on_stop`, and the last entries in the account; state is STOPPING."""
         cell = life.cell
-        was_started = life.state is not State.NEW
-        if life.state is not State.STOPPING:
-            life.move(State.STOPPING)
-        cell.close()
         forced = reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT)
-        for child in reversed(list((life.children or {}).values())):
-            self._begin_stop(child, reason)
-            await self._ended(child)
-        cell.discard()
-        if forced:
-            self._force(life)
-        await self._quiet(life, None)
-        agent = cell.agent
-        if run_on_stop and was_started and agent is not None and is_overridden(type(agent), "on_stop"):
-            try:
-                stopping = cell.run_hook(agent.on_stop, reason)
-                if stopping is not None:
-                    async with asyncio.timeout(self._drain_timeout):
-                        await stopping
-            except TimeoutError:
-                cell.cancel_handlers()
-                logger.error("agent %r: on_stop did not end within %g s", life.name, self._drain_timeout)
-            except Exception:
-                logger.exception("agent %r: on_stop failed", life.name)
-        self._finish(life, reason)
+        try:
+            if life.starting is not None:
+                if not life.starting.done():
+                    self._loop.call_later(KILL_GRACE_SECONDS, self._write_off, life)
+                await asyncio.shield(life.starting)
+            for child in reversed(list((life.children or {}).values())):
+                self._begin_stop(child, reason)
+                await self._ended(child)
+            cell.discard()
+            if forced:
+                self._force(life)
+            if not await self._quiet(life, self._drain_timeout if reason is StopReason.SHUTDOWN else None):
+                self._force(life)
+                await self._quiet(life, None)
+            if run_on_stop:
+                await self._run_on_stop(life, reason)
+        finally:
+            self._finish(life, reason)
+
+    async def _run_on_stop(self, life: _Life, reason: StopReason) -> None:
+        """Run `on_stop`, bounded in time; whatever it raises is logged, so that the agent ends."""
+        cell = life.cell
+        if cell.agent is None or not is_overridden(type(cell.agent), "on_stop"):
+            return
+        try:
+            hook = cell.run_hook(cell.agent.on_stop, reason)
+            if hook is not None:
+                async with asyncio.timeout(self._drain_timeout):
+                    await hook
+        except TimeoutError:
+            cell.cancel_handlers()
+            logger.error("agent %r: on_stop did not end within %g s", life.name, self._drain_timeout)
+        except (Exception, asyncio.CancelledError):
+            logger.exception("agent %r: on_stop failed", life.name)
 
     def _force(self, life: _Life) -> None:
         """Dead-letter what waits and cancel what runs; what outlives that is written off, so that it ends."""
@@ -592,13 +652,14 @@ class Coordinator:
         cell = life.cell
         life.reason = reason
         cell.end_slots()
-        self._lives.pop(life.name, None)
+        with self._registry_lock:
+            self._lives.pop(life.name, None)
+            cell.bequeath(self._stopped_total)
         if life.parent is not None and life.parent.children is not None:
             life.parent.children.pop(life.name, None)
         life.move(State.STOPPED)
-        self._stopped_total.add(cell.counters())
         if life.ended is not None and not life.ended.done():
-            life.ended.set_result(reason)
+            life.ended.set_result(None)
 
     async def _quiet(self, life: _Life, seconds: float | None) -> bool:
         """Wait until nothing is pending for an agent; False when that took too long."""
@@ -643,8 +704,9 @@ class Coordinator:
 
     def stats(self) -> Stats:
         """The account of all agents together and of each living one, at this instant."""
-        stats = Stats({name: life.cell.counters() for name, life in list(self._lives.items())})
-        stats.add(self._stopped_total)
+        with self._registry_lock:
+            stats = Stats({name: life.cell.counters() for name, life in list(self._lives.items())})
+            stats.add(self._stopped_total)
         stats.add(self._strays)
         return stats
 

@@ -50,8 +50,8 @@ class DeadLetters:
     def __init__(self, capacity: int = 1_000) -> None:
         if isinstance(capacity, bool) or not isinstance(capacity, int):
             raise InvalidType(f"dead_letters is {capacity!r}; it must be a whole number of letters to keep")
-        if capacity < 0:
-            raise InvalidArgument(f"dead_letters is {capacity}; it must be 0 or more letters to keep")
+        if not 0 <= capacity < 2**62:
+            raise InvalidArgument(f"dead_letters is {capacity}; it must be 0 or more letters to keep, and below 2**62")
         self._letters: collections.deque[DeadLetter] = collections.deque(maxlen=capacity)
         self._counts = dict.fromkeys(DeadLetterKind, 0)
         self._subscribers: list[Callable[[DeadLetter], None]] = []
@@ -79,19 +79,30 @@ class DeadLetters:
             try:
                 subscriber(letter)
             except Exception:
-                logger.exception("a subscriber of dead letters failed: %r", subscriber)
+                logger.exception("a subscriber of dead letters failed")
 
     def subscribe(self, subscriber: Callable[[DeadLetter], None]) -> Callable[[], None]:
         """Call `subscriber` with each further letter; returns a function that ends the subscription."""
         if not callable(subscriber):
             raise InvalidType(f"subscriber is {subscriber!r}; it must be callable with one DeadLetter")
-        self._subscribers.append(subscriber)
+        # Each subscription is told apart from an equal one by an object of its own.
+        def tell(letter: DeadLetter) -> None:
+            subscriber(letter)
+
+        self._subscribers.append(tell)
 
         def unsubscribe() -> None:
-            if subscriber in self._subscribers:
-                self._subscribers.remove(subscriber)
+            if tell in self._subscribers:
+                self._subscribers.remove(tell)
 
         return unsubscribe
+
+    def log_summary(self) -> None:
+        """Log how many there were, if more than have been logged one by one."""
+        with self._lock:
+            total = self._total
+        if total > LOG_FIRST:
+            logger.warning("%d dead letters in all: %s", total, self._summary())
 
     @property
     def counts(self) -> dict[DeadLetterKind, int]:

@@ -1,7 +1,7 @@
 """Event loops and coordinators for the tests: in virtual time unless a test asks for all loops.
 
-A test takes `run` (and mostly `mesh`) and is in virtual time; one that names `loop_kind` as well runs
-three times: in virtual time, on asyncio's own loop and on uvloop.
+A test takes `run` (and mostly `mesh`) and is in virtual time; one that names `loop_kind` as well
+runs three times: in virtual time, on asyncio's own loop and on uvloop.
 
     def test_ask_returns_what_the_handler_returns(run, mesh, loop_kind):
         async def main():
@@ -28,7 +28,7 @@ from pmesh import Coordinator
 
 LOOP_KINDS = ("virtual", "asyncio", "uvloop")
 
-# Real seconds after which a test on a real loop has hung. In virtual time a hang is a `Deadlock` at once.
+# Real seconds after which a test on a real loop has hung. In virtual time that is a `Deadlock`.
 GUARD_SECONDS = 30.0
 
 
@@ -54,8 +54,7 @@ def loop_kind(request: pytest.FixtureRequest) -> str:
 class Run:
     """Runs a coroutine function on a loop of its own, as `asyncio.run` does.
 
-    A hang fails. So does whatever was reported to the loop's exception handler, unless the test takes
-    it out of `loop_errors`.
+    A hang fails. So does whatever was reported to the loop's exception handler.
     """
 
     def __init__(self, kind: str) -> None:
@@ -93,7 +92,8 @@ def run(request: pytest.FixtureRequest) -> Run:
 def mesh() -> Iterator[Callable[..., Coordinator]]:
     """`mesh(**options)` inside of `run`: a Coordinator on that loop's clock.
 
-    When the test is over, the account of each must balance, and nothing be pending in one that was left.
+    When the test is over, the account of each must balance, and nothing be pending in one that
+    was left.
     """
     made: list[Coordinator] = []
 

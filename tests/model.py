@@ -1,6 +1,6 @@
 """A mailbox in plain Python: the oracle that the compiled one is compared with.
 
-It is written from the design's words (capacity, lanes, policies, account) and not from the core's code,
+It is written from the design's words (capacity, lanes, policies, account), not from its code,
 has the public interface of `pmesh._core.Mailbox`, and does everything in the most obvious way.
 """
 

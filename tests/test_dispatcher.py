@@ -374,8 +374,8 @@ def test_two_coordinators_in_one_loop_talk_to_each_other(
 
     async def main() -> None:
         async with mesh("left") as left, mesh("right") as right:
-            one = await left.spawn(Player, name="one", concurrency=9)
-            two = await right.spawn(Player, name="two", concurrency=9)
+            one = await left.spawn(Player, name="one", concurrency=20)
+            two = await right.spawn(Player, name="two", concurrency=20)
             results = await asyncio.gather(*(one.ask((6, two)) for _ in range(3)))
             assert results == [[None, "one", "two", "one", "two", "one", "two"]] * 3
             # Plain handlers, in place, from one dispatcher into the other and back.
@@ -477,19 +477,19 @@ def test_mail_past_its_deadline_is_not_handled_but_counted_expired(
 
         async with mesh() as bus:
             ref = await bus.spawn(slow)
+            # The tasks of the asks have their turn before the dispatcher, so that all wait behind "slow".
+            asks = [asyncio.create_task(ref.ask(payload, timeout=0.01)) for payload in ("late", "later")]
             ref.tell("slow")
             ref.tell("stale", ttl=0.01)
             ref.tell("fresh", ttl=60)
-            asks = [asyncio.create_task(ref.ask(payload, timeout=0.01)) for payload in ("late", "later")]
             with pytest.raises(AskTimeout):
                 await asks[0]
             with pytest.raises(AskTimeout):
                 await asks[1]
             assert await ref.ask("last") == "last"
             stats = bus.stats()
-            assert stats.expired == bus.dead_letters.counts[DeadLetterKind.EXPIRED] >= 1
-            assert "stale" not in handled
-            assert "fresh" in handled
+            assert stats.expired == bus.dead_letters.counts[DeadLetterKind.EXPIRED] == 3
+            assert handled == ["slow", "fresh", "last"]
             assert stats.pending == 0
 
     run(main)
@@ -540,16 +540,14 @@ def test_asks_on_a_real_loop_never_time_out_early(run: Any, mesh: Any, loop_kind
     run(main)
 
 
-def test_answered_asks_leave_no_heap_of_timeouts_behind(run: Any, mesh: Any, loop_kind: str) -> None:
+def test_answered_asks_leave_no_timeouts_behind(run: Any, mesh: Any, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref = await bus.spawn(lambda payload: payload)
             slow = await bus.spawn(lambda payload: asyncio.sleep(0), concurrency=50)
             for _ in range(100):
                 await asyncio.gather(*(slow.ask(n) for n in range(50)), ref.ask(1))
-            live, length = bus._dispatcher.timeouts
-            assert live == 0
-            assert length < 3_000
+            assert bus._dispatcher.timeouts == 0
 
     run(main)
 
@@ -596,7 +594,7 @@ def test_a_second_task_that_awaits_a_call_gets_an_error_and_disturbs_nothing(
             await gate.wait()
             return payload
 
-        async with mesh() as bus:
+        async with mesh(drain_timeout=1) as bus:
             ref = await bus.spawn(agent, mailbox=MailboxPolicy(capacity=1))
             if kind == "send":
                 ref.tell(0)
@@ -610,14 +608,18 @@ def test_a_second_task_that_awaits_a_call_gets_an_error_and_disturbs_nothing(
             first = asyncio.create_task(wait())
             await turns()
             second = asyncio.create_task(wait())
-            await turns()
-            assert not first.done()
-            with pytest.raises(RuntimeError):
-                await second
-            gate.set()
-            assert await first == (2 if kind == "ask" else None)
-            while bus.stats().pending:
-                await turns()
+            try:
+                await asyncio.wait([second], timeout=1)
+                assert second.done()
+                with pytest.raises(RuntimeError):
+                    second.result()
+                assert not first.done()
+            finally:
+                gate.set()
+            async with asyncio.timeout(1):
+                assert await first == (2 if kind == "ask" else None)
+                while bus.stats().pending:
+                    await turns()
             assert bus.stats().handled == (1 if kind == "ask" else 3)
 
     run(main)

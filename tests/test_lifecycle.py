@@ -1,4 +1,4 @@
-"""The life of agents and coordinators: transitions, hooks, names, stop, drain, kill, leaving, bad input."""
+"""The life of agents and coordinators: transitions, hooks, names, ends, leaving, bad input."""
 
 from __future__ import annotations
 
@@ -531,7 +531,7 @@ def test_an_unknown_name_is_an_error_that_names_close_matches_and_counts(
             await bus.spawn(lambda payload: payload, name="billing")
             with pytest.raises(UnknownAgent, match=r"'biling' is alive.*did you mean 'billing'"):
                 bus.tell("biling", 1)
-            with pytest.raises(UnknownAgent, match="'zzz'.*1 agents are alive"):
+            with pytest.raises(UnknownAgent, match=r"'zzz'.*1 agents are alive"):
                 await bus.ask("zzz", 2)
             with pytest.raises(UnknownAgent):
                 await bus.send("zzz", 3)
@@ -1002,7 +1002,7 @@ def test_leaving_refuses_mail_from_outside_while_pipelines_of_handlers_finish(
         outside: list[Any] = []
 
         async def tell_from_outside(bus: Any, ref: AgentRef) -> None:
-            while not bus._dispatcher.closing:
+            while not bus._dispatcher.closing:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             outside.append(ref.tell(1))
             for call in (ref.ask, ref.send):
@@ -1166,7 +1166,7 @@ def test_a_cancelled_leaving_kills_what_still_runs(run: Run, mesh: Mesh) -> None
 def test_an_error_in_the_body_leaves_all_the_same_and_comes_through(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         log: list[Any] = []
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
             async with mesh() as bus:
                 ref = await bus.spawn(Noting, log, name="a")
                 ref.tell(1)
@@ -1295,7 +1295,7 @@ async def give(bus: Any, ref: AgentRef, where: str, value: Any) -> None:
 @pytest.mark.parametrize("name", ["capacity", "max_bytes", "concurrency", "window"])
 def test_a_count_must_be_at_least_one_and_fit(run: Run, mesh: Mesh, name: str, value: int) -> None:
     async def main() -> None:
-        with pytest.raises(InvalidArgument, match=rf"{name} is {value}; it must be .*1"):
+        with pytest.raises(InvalidArgument, match=rf"{name} is {value}; it must be .*1"):  # noqa: PT012
             if name == "concurrency":
                 async with mesh() as bus:
                     await bus.spawn(lambda payload: payload, concurrency=value)
@@ -1311,7 +1311,7 @@ def test_a_count_must_be_at_least_one_and_fit(run: Run, mesh: Mesh, name: str, v
 @pytest.mark.parametrize("name", ["capacity", "max_bytes", "concurrency", "window", "dead_letters"])
 def test_a_count_must_be_a_whole_number(run: Run, mesh: Mesh, name: str, value: Any) -> None:
     async def main() -> None:
-        with pytest.raises(InvalidType, match=rf"{name} is {value!r}; it must be a whole number"):
+        with pytest.raises(InvalidType, match=rf"{name} is {value!r}; it must be a whole number"):  # noqa: PT012
             if name == "concurrency":
                 async with mesh() as bus:
                     await bus.spawn(lambda payload: payload, concurrency=value)
@@ -1578,7 +1578,7 @@ def test_use_from_another_event_loop_is_refused_and_tell_is_not(
                 ):
                     with pytest.raises(
                         WrongLoop,
-                        match="event loop of coordinator 'shop'; use asyncio.run_coroutine",
+                        match=r"event loop of coordinator 'shop'; use asyncio.run_coroutine",
                     ):
                         await call
                 assert ref.tell(2) is True
@@ -1637,7 +1637,7 @@ FORK = """
             print("child:", what, "was not refused", flush=True)
 
     def drive(awaitable):
-        awaitable.__await__().send(None) if hasattr(awaitable, "__await__") else awaitable.send(None)
+        awaitable.__await__().send(None)
 
     async def main():
         not_entered = pmesh.Coordinator("never entered")

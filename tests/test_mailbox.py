@@ -1,6 +1,6 @@
 """The mailbox by itself: one suite over the compiled one and its model in plain Python.
 
-What only a compiled linked list can get wrong (depth, cycles, lifetimes) is tested on the core alone.
+What only a compiled list can get wrong (depth, cycles, lifetimes) is tested on the core alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Any sequence of operations does the same to the compiled mailbox and to its model in plain Python."""
+"""Any sequence of operations does the same to the compiled mailbox and to its model."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ TestMailboxMachine = MailboxMachine.TestCase
 # Phase.shrink for that.
 TestMailboxMachine.settings = settings(
     phases=[Phase.generate],
-    max_examples=300,
+    max_examples=200,
     stateful_step_count=30,
     deadline=None,
     database=None,

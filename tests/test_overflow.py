@@ -1,4 +1,4 @@
-"""The overflow policies through the runtime: what tell, send and ask say, what becomes of the message."""
+"""The overflow policies through the runtime: what senders hear, and what becomes of the message."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Held(Agent):
 
 
 async def held(bus: Any, capacity: int = 2, **policy: Any) -> tuple[Any, Held]:
-    """A `Held` agent with one message in its handler and a full mailbox: payloads 0 to `capacity`."""
+    """A `Held` agent with 0 in its handler and 1 to `capacity` in its full mailbox."""
     made: list[Held] = []
 
     class Noted(Held):
@@ -425,7 +425,7 @@ def test_a_failing_size_raises_in_the_sender_and_counts_nothing(
             ref = await bus.spawn(
                 lambda payload: payload, mailbox=MailboxPolicy(max_bytes=10, size=size)
             )
-            with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
+            with pytest.raises((ValueError, TypeError, ZeroDivisionError)):  # noqa: PT012
                 if how == "tell":
                     ref.tell(1)
                 else:

@@ -1,4 +1,4 @@
-"""`send`: waiting for room and for a place in the window, first come first served, and every way to give up.
+"""`send`: waiting for room and for a place in the window, in order, and every way to give up.
 
 After each test nobody waits, no place is kept, and the account balances: `settled` checks it.
 """
@@ -463,7 +463,7 @@ def test_a_send_without_room_times_out_and_is_counted_sent_and_rejected(
         async with mesh() as bus:
             ref, gate = await full(bus)
             started = loop.time()
-            with pytest.raises(MailboxFull, match="1.5 s"):
+            with pytest.raises(MailboxFull, match=r"1\.5 s"):
                 await ref.send("late", timeout=1.5)
             assert loop.time() - started == pytest.approx(1.5, abs=1e-6)
             assert (ref.counters().sent, ref.counters().rejected) == (3, 1)
@@ -634,8 +634,8 @@ def test_a_send_that_times_out_in_the_tick_in_which_its_place_falls_free_keeps_n
                 await held.send("holds")
             send = begin(ref, "late", timeout=1)
             await turns()
-            # Scheduled later for the same instant: the sweep comes first, then the cell is ready, and
-            # only then the drain that resumes the sender.
+            # Scheduled later for the same instant: the sweep comes first, then the cell is ready,
+            # and only then the drain that resumes the sender.
             loop.call_at(loop.time() + 1, cell.resume)
             outcome = (await asyncio.gather(send, return_exceptions=True))[0]
             assert outcome is None or isinstance(outcome, MailboxFull)

@@ -27,7 +27,7 @@ THREAD_PATIENCE_SECONDS = 30.0
 
 
 class Deadlock(AssertionError):
-    """Nothing is ready, nothing is scheduled, and no thread was announced that could change that."""
+    """Nothing is ready, nothing is scheduled, and no thread was announced that could change it."""
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -49,7 +49,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now_ns += round(seconds * SECOND_NS)
         if self._now_ns > START_NS + HORIZON_NS:
             raise Deadlock(
-                f"still busy after {HORIZON_NS // SECOND_NS} virtual seconds; tasks:\n{self._tasks()}"
+                f"still busy after {HORIZON_NS // SECOND_NS} virtual s; tasks:\n{self._tasks()}"
             )
         self.clock.set_ns(self._now_ns)
 
@@ -88,7 +88,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             events = selector.select(THREAD_PATIENCE_SECONDS)
             if not events:
                 raise Deadlock(
-                    f"no thread called the loop for {THREAD_PATIENCE_SECONDS:g} real seconds; tasks:\n{self._tasks()}"
+                    f"no thread called the loop for {THREAD_PATIENCE_SECONDS:g} real seconds;"
+                    f" tasks:\n{self._tasks()}"
                 )
         elif timeout is None:
             raise Deadlock(f"nothing is ready and nothing is scheduled; tasks:\n{self._tasks()}")

@@ -86,6 +86,13 @@ cdef extern from *:
         }
     }
 
+    /* Without asking the type's own attributes, which a metaclass may have made raise. */
+    static inline const char *pmesh_type_name(PyObject *value) {
+        const char *name = Py_TYPE(value)->tp_name;
+        const char *dot = strrchr(name, '.');
+        return dot == NULL ? name : dot + 1;
+    }
+
     static void pmesh_set_iternext(PyObject *type, iternextfunc next) {
         ((PyTypeObject *)type)->tp_iternext = next;
     }
@@ -104,6 +111,7 @@ cdef extern from *:
     int64_t pmesh_monotonic_ns() noexcept nogil
     object pmesh_iter_send(object iterator, object value, int *status)
     object pmesh_var_get(object var)
+    const char *pmesh_type_name(object value) noexcept
     void pmesh_set_stop(object value) noexcept
     ctypedef PyObject *(*iternextfunc)(PyObject *) except? NULL
     void pmesh_set_iternext(object type, iternextfunc next) noexcept
@@ -126,6 +134,12 @@ BUILD_INFO = {
     "gil": bool(PMESH_GIL),
     "cython": "%x.%x.%x" % (CYTHON_HEX_VERSION >> 24, CYTHON_HEX_VERSION >> 16 & 0xFF, CYTHON_HEX_VERSION >> 8 & 0xFF),
 }
+
+
+def type_name(value):
+    """Name of the type of `value`, for messages; of any value, also one whose class cannot be asked."""
+    return pmesh_type_name(value).decode("utf-8", "replace")
+
 
 # Holds the Scope of the handler that code runs in, and that of the one which started it elsewhere.
 SCOPE = contextvars.ContextVar("pmesh.scope", default=None)

@@ -536,7 +536,7 @@ cdef class Dispatcher:
 
     cdef bint step(self, Cell cell, Slot slot, Message message) except -1:
         """Handle `message` in place; True when the handler suspended and the slot must be handed over."""
-        cdef Handler handler
+        cdef Handler handler = None
         cdef object result = None
         cdef object error = None
         cdef int status = 0
@@ -546,16 +546,19 @@ cdef class Dispatcher:
         if message.deadline_ns and started_ns >= message.deadline_ns:
             self.expire(cell, message)
             return False
-        handler = cell.table.lookup(message.payload)
-        if handler is None:
-            self.unhandled(cell, message)
-            return False
         slot.open_scope(message)
-        slot.handler = handler
         slot.started_ns = started_ns
         slot.in_place = True
         self.stepping = slot
         try:
+            handler = cell.table.lookup(message.payload)
+            slot.handler = handler
+            if handler is None:
+                self.stepping = None
+                slot.in_place = False
+                slot.close_scope()
+                self.unhandled(cell, message)
+                return False
             if handler.is_async:
                 self.enter(slot)
             elif self.entered is not None:
@@ -603,22 +606,31 @@ cdef class Dispatcher:
                 reply.settle(value, None)
             else:
                 reply.settle(None, self.answerable(cell, handler, error))
-        if error is not None:
-            self.hooks.on_failure(cell, handler, message, error)
         if cell.watched:
             self.check_quiet(cell)
+        if error is not None:
+            try:
+                self.hooks.on_failure(cell, handler, message, error)
+            except Exception as raised:
+                self.report("reporting a failed handler", raised)
+        return 0
+
+    cdef int report(self, str doing, object error) except -1:
+        """Tell the loop of an error in what the coordinator does about a message; the message is over."""
+        self.loop.call_exception_handler({"message": f"pmesh: {doing} failed", "exception": error})
         return 0
 
     cdef object answerable(self, Cell cell, Handler handler, object error):
         """The exception that an asker gets for one that a handler raised."""
+        cdef str name = "dispatch" if handler is None else f"handler {handler.name}"
         if isinstance(error, asyncio.CancelledError):
-            answer = HandlerCancelled(f"handler {handler.name} of agent {cell.name!r} was cancelled")
+            answer = HandlerCancelled(f"{name} of agent {cell.name!r} was cancelled")
         elif isinstance(error, (StopIteration, StopAsyncIteration)):
             # Raised into the asking coroutine it would end it.
-            answer = RuntimeError(f"handler {handler.name} of agent {cell.name!r} raised {type(error).__name__}")
+            answer = RuntimeError(f"{name} of agent {cell.name!r} raised {type_name(error)}")
         elif isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit)):
             answer = HandlerCancelled(
-                f"handler {handler.name} of agent {cell.name!r} ended with {type(error).__name__}"
+                f"{name} of agent {cell.name!r} ended with {type_name(error)}"
             )
         else:
             return error
@@ -641,7 +653,7 @@ cdef class Dispatcher:
     cdef int unhandled(self, Cell cell, Message message) except -1:
         cell.count_end(END_DEAD)
         self.bury(cell, message, "unhandled", UnhandledMessage(
-            f"agent {cell.name!r} has no handler for {type(message.payload).__qualname__} and no receive()"
+            f"agent {cell.name!r} has no handler for {type_name(message.payload)} and no receive()"
         ) if message.reply is not None else None)
         return 0
 
@@ -667,9 +679,12 @@ cdef class Dispatcher:
                 message.reply.conclude(WAITER_TIMED_OUT)
             else:
                 message.reply.settle(None, error)
-        self.hooks.on_dead_letter(kind, message, cell.ref)
         if cell.watched:
             self.check_quiet(cell)
+        try:
+            self.hooks.on_dead_letter(kind, message, cell.ref)
+        except Exception as raised:
+            self.report("recording a dead letter", raised)
         return 0
 
     cdef int bury_dropped(self, Cell cell, Message message) except -1:
@@ -686,7 +701,7 @@ cdef class Dispatcher:
             following = message.next
             message.next = None
             self.bury(cell, message, "stopped", AgentStopped(
-                f"agent {cell.name!r} stopped before it handled {type(message.payload).__name__}"
+                f"agent {cell.name!r} stopped before it handled {type_name(message.payload)}"
             ) if message.reply is not None else None)
             message = following
         self.refuse_waiters(cell)
@@ -774,7 +789,7 @@ cdef class Dispatcher:
 
     cdef int overflowed(self, Cell cell, Message message) except -1:
         """The STOP policy: the agent fails, in the loop."""
-        self.call(self.hooks.on_overflow, (cell, type(message.payload).__name__))
+        self.call(self.hooks.on_overflow, (cell, type_name(message.payload)))
         return 0
 
     # Submission.

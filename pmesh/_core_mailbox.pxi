@@ -71,7 +71,7 @@ cdef class Message:
         return self.reply is not None
 
     def __repr__(self):
-        return f"<Message {type(self.payload).__name__} lane={LANES[self._lane]}>"
+        return f"<Message {type_name(self.payload)} lane={LANES[self._lane]}>"
 
 
 cdef inline Message new_message(object payload):
@@ -230,7 +230,7 @@ cdef class Mailbox:
         if self.measure is not None:
             size = self.measure(payload)
             if size < 0:
-                raise InvalidArgument(f"size({type(payload).__name__}) returned {size}; it must be 0 or more bytes")
+                raise InvalidArgument(f"size({type_name(payload)}) returned {size}; it must be 0 or more bytes")
         elif isinstance(payload, (bytes, bytearray, str)):
             size = len(payload)
         elif PyObject_CheckBuffer(payload):

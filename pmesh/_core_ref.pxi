@@ -195,6 +195,8 @@ cdef class Send:
             return self.begin()
         if self.state == CALL_OVER:
             raise RuntimeError("cannot reuse already awaited send()")
+        if self.waiter.state == WAITER_PENDING:
+            raise RuntimeError("send() is being awaited already")
         return self.resume()
 
     def __next__(self):
@@ -338,6 +340,8 @@ cdef PyObject *ask_next(PyObject *self) except? NULL:
         return <PyObject *>result
     if call.state == CALL_OVER:
         raise RuntimeError("cannot reuse already awaited ask()")
+    if call.waiter.state == WAITER_PENDING:
+        raise RuntimeError("ask() is being awaited already")
     result = call.finish()
     pmesh_set_stop(result)
     return NULL

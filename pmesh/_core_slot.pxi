@@ -16,11 +16,16 @@ cdef extern from *:
        four times as much as reading the clock; so the scope is only replaced when somebody may hold it.
        A copy of a Context shares the root of its (immutable) map until one of the two is changed, and a
        change copies the nodes from the root to the changed key. So nobody else holds the scope when the
-       root is the one seen when the scope was set and has one reference, and the scope, directly in the
+       root is the one seen when the scope was set and nobody else holds that, and the scope, directly in the
        root's node, has as many references as then. References are found by the garbage collector's
        traversal, which is public; where a Context does not look as expected the scope counts as shared.
     */
     typedef struct { PyObject *wanted; PyObject *found; } pmesh_search;
+
+    /* What nobody else has a hand on: the map of the slot's Context, held by that and by the slot (which keeps
+       its address from being used again), and the scope, held by the map and by the slot. */
+    #define PMESH_ROOT_REFERENCES 2
+    #define PMESH_SCOPE_REFERENCES 2
 
     static PyTypeObject *pmesh_map_type = NULL;  /* of a Context's map; NULL while unknown */
 
@@ -53,21 +58,21 @@ cdef extern from *:
         if (map != NULL && strcmp(Py_TYPE(map)->tp_name, "hamt") == 0) pmesh_map_type = Py_TYPE(map);
     }
 
-    static void *pmesh_scope_root(PyObject *context, PyObject *scope) {
+    static PyObject *pmesh_scope_root(PyObject *context, PyObject *scope) {
     #if PMESH_GIL
         PyObject *root = pmesh_find(context, pmesh_visit_map, NULL);
         PyObject *node = pmesh_find(root, pmesh_visit_any, NULL);
-        return pmesh_find(node, pmesh_visit_same, scope) == NULL ? NULL : (void *)root;
+        PyObject *found = pmesh_find(node, pmesh_visit_same, scope) == NULL ? Py_None : root;
     #else
-        return NULL;  /* reference counts are split between threads there */
+        PyObject *found = Py_None;  /* reference counts are split between threads there */
     #endif
+        return Py_NewRef(found);
     }
 
-    static inline int pmesh_scope_shared(PyObject *context, PyObject *scope, void *root, Py_ssize_t references) {
-        PyObject *now;
-        if (root == NULL) return 1;
-        now = pmesh_find(context, pmesh_visit_map, NULL);
-        return (void *)now != root || Py_REFCNT(now) != 1 || Py_REFCNT(scope) != references;
+    static inline int pmesh_scope_shared(PyObject *context, PyObject *scope, PyObject *root) {
+        if (root == Py_None) return 1;
+        return pmesh_find(context, pmesh_visit_map, NULL) != root
+            || Py_REFCNT(root) != PMESH_ROOT_REFERENCES || Py_REFCNT(scope) != PMESH_SCOPE_REFERENCES;
     }
 
     static inline int pmesh_awaitable(PyObject *object) {
@@ -76,8 +81,8 @@ cdef extern from *:
     }
     """
     void pmesh_learn_map_type(object empty_context) noexcept
-    void *pmesh_scope_root(object context, object scope) noexcept
-    bint pmesh_scope_shared(object context, PyObject *scope, void *root, Py_ssize_t references) noexcept
+    object pmesh_scope_root(object context, object scope)
+    bint pmesh_scope_shared(object context, PyObject *scope, PyObject *root) noexcept
     bint pmesh_awaitable(object value) noexcept
 
 pmesh_learn_map_type(contextvars.Context())
@@ -90,10 +95,6 @@ cdef enum:
 
 # The first 3.12 task can take its first step while it is made; before, a loop turn later.
 cdef bint EAGER_TASKS = sys.version_info >= (3, 12)
-
-# References to a scope that only its slot and its slot's Context hold.
-cdef enum:
-    SCOPE_REFERENCES = 2
 
 
 @cython.final
@@ -197,7 +198,7 @@ cdef class Slot:
     cdef Handler handler              # that handles it
     cdef Waiter hook                  # told when a lifecycle hook is over, or None
     cdef Scope scope
-    cdef void *scope_root             # see pmesh_scope_shared
+    cdef object scope_root            # map of the Context with the scope in it; see pmesh_scope_shared
     cdef Slot next_free               # list of free slots, owned by the cell
     cdef Slot next_slot               # list of all slots, owned by the cell
     cdef int64_t started_ns
@@ -229,8 +230,8 @@ cdef class Slot:
     cdef inline int close_scope(self) noexcept:
         """No message is in hand any more; those who copied the Context keep what they saw."""
         self.message = None
-        if pmesh_scope_shared(self.context, <PyObject *>self.scope, self.scope_root, SCOPE_REFERENCES):
-            self.scope = None
+        if pmesh_scope_shared(self.context, <PyObject *>self.scope, <PyObject *>self.scope_root):
+            self.scope = self.scope_root = None
         else:
             self.scope.message = None
         return 0
@@ -331,6 +332,8 @@ cdef class Slot:
             if error is None:
                 value = pmesh_iter_send(self.running, None, &status)
             else:
+                if not hasattr(self.running, "throw"):
+                    raise error
                 try:
                     value = self.running.throw(error)
                     status = 1
@@ -343,6 +346,8 @@ cdef class Slot:
             if isinstance(raised, (SystemExit, KeyboardInterrupt)):
                 self.state = SLOT_ENDED
                 self.cell.forget_slot(self)
+                if self.cell.becomes_ready():
+                    dispatcher.push(self.cell)
                 raise
             return self.idle()
         dispatcher.stepping = outer
@@ -449,6 +454,7 @@ cdef class Slot:
         self.killed = True
         self.cancel_message = msg
         self.wakeup = None
+        self.cell.occupy(self)
         self.dispatcher.loop.call_soon(wakeup, self, context=self.context)
         if not self.ending:
             self.dispatcher.killed(self.cell)

@@ -207,7 +207,10 @@ class Agent:
             cls._pmesh_table = build_table(cls, {})
         except NameError:
             # A type that is defined later, or inside a function: the names around the class may help.
-            around = dict(sys._getframe(1).f_locals)
+            frame: types.FrameType | None = sys._getframe(1)
+            while frame is not None and frame.f_code.co_name == "__init_subclass__":
+                frame = frame.f_back  # that of a base class, which called this one
+            around = {} if frame is None else dict(frame.f_locals)
             try:
                 cls._pmesh_table = build_table(cls, around)
             except NameError:
@@ -266,11 +269,15 @@ def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
             lane = getattr(function, _MARK, None)
             if lane is None or not inspect.isfunction(function):
                 continue
-            if getattr(cls, name) is not function:
-                continue  # overridden further down
+            override = getattr(cls, name)
+            if override is not function:
+                if hasattr(override, _MARK) or not inspect.isfunction(override):
+                    continue  # its own base class takes it, or nobody does
             label = f"{base.__qualname__}.{name}"
+            # An override without the decorator handles what the method it overrides did.
+            _require_one_parameter(override, f"{cls.__qualname__}.{name}")
             entry = Handler(
-                function, label, lane=lane, is_async=inspect.iscoroutinefunction(function), takes_agent=True
+                override, label, lane=lane, is_async=inspect.iscoroutinefunction(override), takes_agent=True
             )
             for payload_type in _payload_types(function, label, {**around, **vars(base)}):
                 if payload_type in here:

@@ -30,6 +30,7 @@ from pmesh._core import (
     Meter,
     Send,
     cell_of,
+    type_name,
     timeout_seconds,
 )
 from pmesh.agent import Agent, AgentContext, MailboxPolicy, Request, check_concurrency, function_table, is_overridden, table_of
@@ -205,7 +206,8 @@ class Coordinator:
         finally:
             self._closed = True
             self._dispatcher.end()
-            self._keeper.cancel()
+            if not self._loop.is_closed():
+                self._keeper.cancel()
             self.dead_letters.log_summary()
             _dispatchers.discard(self)
 
@@ -233,12 +235,16 @@ class Coordinator:
         try:
             await self._loop.create_future()
         except asyncio.CancelledError:
-            if not self._closed:
-                logger.warning("coordinator %r was not left before its event loop ended; its agents are killed", self.name)
-                self._dispatcher.closing = True
-                for life in reversed(list(self._lives.values())):
-                    self._begin_stop(life, StopReason.KILLED)
-                self._closed = True
+            if self._closed:
+                raise
+            logger.warning("coordinator %r was not left before its event loop ended; its agents are killed", self.name)
+            self._dispatcher.closing = True
+            for life in reversed(list(self._lives.values())):
+                self._begin_stop(life, StopReason.KILLED)
+            await self._stop_all(StopReason.KILLED)
+            self._closed = True
+            self._dispatcher.end()
+            raise
 
     # Spawning.
 
@@ -417,22 +423,25 @@ class Coordinator:
             return life
         return self._life(agent)
 
-    def _ref(self, agent: AgentRef | str, payload: object) -> AgentRef:
+    def _ref_for(self, agent: AgentRef | str, payload: object) -> AgentRef:
         """The ref for a message; one to an unknown name is counted and dead-lettered before the error."""
+        try:
+            return self._ref(agent)
+        except UnknownAgent:
+            self._count_stray(agent, payload)
+            raise
+
+    def _ref(self, agent: AgentRef | str) -> AgentRef:
         if isinstance(agent, AgentRef):
             return agent
         self._check_entered()
         if self._closed:
             raise CoordinatorClosed(f"coordinator {self.name!r} has been left; nobody takes mail any more")
-        try:
-            return self.lookup(agent)
-        except UnknownAgent:
-            self._count_stray(agent, payload)
-            raise
+        return self.lookup(agent)
 
-    def _count_stray(self, name: str, payload: object) -> None:
+    def _count_stray(self, name: object, payload: object) -> None:
         self._strays.count_rejected()
-        self.dead_letters.add(DeadLetter(DeadLetterKind.UNKNOWN, payload, name, None))
+        self.dead_letters.add(DeadLetter(DeadLetterKind.UNKNOWN, payload, str(name), None))
 
     def tell(
         self, agent: AgentRef | str, payload: object, *, ttl: float | None = None, headers: Mapping[str, object] | None = None
@@ -442,7 +451,7 @@ class Coordinator:
         Raises:
             UnknownAgent: No living agent has that name; the message is counted rejected.
         """
-        return self._ref(agent, payload).tell(payload, ttl=ttl, headers=headers)
+        return self._ref_for(agent, payload).tell(payload, ttl=ttl, headers=headers)
 
     def tell_many(
         self,
@@ -453,19 +462,20 @@ class Coordinator:
         headers: Mapping[str, object] | None = None,
     ) -> int:
         """`AgentRef.tell_many`, by ref or by name."""
-        if not isinstance(agent, AgentRef) and agent not in self._lives:
-            payloads = tuple(payloads)
-            for payload in payloads[1:]:
+        payloads = payloads if isinstance(agent, AgentRef) else tuple(payloads)
+        try:
+            ref = self._ref(agent)
+        except UnknownAgent:
+            for payload in payloads:
                 self._count_stray(agent, payload)
-        return self._ref(agent, payloads[0] if isinstance(payloads, tuple) and payloads else None).tell_many(
-            payloads, ttl=ttl, headers=headers
-        )
+            raise
+        return ref.tell_many(payloads, ttl=ttl, headers=headers)
 
     def send(
         self, agent: AgentRef | str, payload: object, *, timeout: float = 5.0, headers: Mapping[str, object] | None = None
     ) -> Send:
         """`AgentRef.send`, by ref or by name; to be awaited."""
-        return self._ref(agent, payload).send(payload, timeout=timeout, headers=headers)
+        return self._ref_for(agent, payload).send(payload, timeout=timeout, headers=headers)
 
     @overload
     def ask(
@@ -479,7 +489,7 @@ class Coordinator:
         self, agent: AgentRef | str, payload: Any, *, timeout: float = 5.0, headers: Mapping[str, object] | None = None
     ) -> Ask[Any]:
         """`AgentRef.ask`, by ref or by name; to be awaited."""
-        return self._ref(agent, payload).ask(payload, timeout=timeout, headers=headers)
+        return self._ref_for(agent, payload).ask(payload, timeout=timeout, headers=headers)
 
     # Stopping one agent.
 
@@ -679,12 +689,15 @@ class Coordinator:
     def on_dead_letter(self, kind: str, message: Message, receiver: AgentRef) -> None:
         self.dead_letters.add(DeadLetter(DeadLetterKind(kind), message.payload, receiver.name, message.sender))
 
-    def on_failure(self, cell: Cell, handler: Handler, message: Message, error: BaseException) -> None:
+    def on_failure(self, cell: Cell, handler: Handler | None, message: Message, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError) and cell.is_closed:
             return  # the end of a handler that kill or the end of a drain cut short
         logger.error(
-            "agent %r: handler %s failed on %s",
-            cell.name, handler.name, type(message.payload).__qualname__, exc_info=error,
+            "agent %r: %s failed on %s",
+            cell.name,
+            "dispatch" if handler is None else f"handler {handler.name}",
+            type_name(message.payload),
+            exc_info=error,
         )
 
     def on_overflow(self, cell: Cell, payload_type: str) -> None:

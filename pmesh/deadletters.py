@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pmesh._core import AgentRef
+from pmesh._core import AgentRef, type_name
 from pmesh.errors import InvalidArgument, InvalidType
 
 __all__ = ["DeadLetter", "DeadLetterKind", "DeadLetters"]
@@ -69,7 +69,7 @@ class DeadLetters:
             logger.warning(
                 "dead letter (%s): %s to agent %r%s",
                 letter.kind.value,
-                type(letter.payload).__qualname__,
+                type_name(letter.payload),
                 letter.receiver,
                 "; further ones are summed up" if total == LOG_FIRST else "",
             )

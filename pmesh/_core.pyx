@@ -25,6 +25,7 @@ import collections
 import collections.abc
 import contextvars
 import gc
+import inspect
 import sys
 import types
 

@@ -447,6 +447,8 @@ cdef class Dispatcher:
                 if slot is None:
                     break
                 left = self.run_slot(cell, slot, left)
+                if self.now_ns >= self.slice_end_ns or self.budget <= 0:
+                    break
         finally:
             if cell.ran():
                 self.push(cell)
@@ -567,7 +569,7 @@ cdef class Dispatcher:
                 result = handler.function(cell.agent, message.payload)
             else:
                 result = handler.function(message.payload)
-            if result is not None and pmesh_awaitable(result):
+            if result is not None and is_awaitable(result):
                 result = self.start_in_place(slot, result, &status)
         except BaseException as raised:
             error = raised
@@ -749,7 +751,7 @@ cdef class Dispatcher:
                 self.stepping = slot
                 try:
                     result = function(*args)
-                    if result is not None and pmesh_awaitable(result):
+                    if result is not None and is_awaitable(result):
                         result = self.start_in_place(slot, result, &status)
                     over = not status
                 finally:

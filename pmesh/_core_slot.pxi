@@ -87,6 +87,14 @@ cdef extern from *:
 
 pmesh_learn_map_type(contextvars.Context())
 
+
+cdef inline bint is_awaitable(object value) except -1:
+    if type(value) is types.GeneratorType:
+        # Made by types.coroutine, or an ordinary generator and so an answer like any other.
+        return (value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE) != 0
+    return pmesh_awaitable(value)
+
+
 cdef enum:
     SLOT_FRESH = 0      # its Task has not taken its first step (only before CPython 3.12)
     SLOT_PARKED = 1     # its Task waits on the slot: idle, or a handler is stepped in place
@@ -141,7 +149,8 @@ cdef class HandlerTable:
 
     cdef inline Handler lookup(self, object payload):
         cdef object found = self.cache.get(type(payload), self)
-        if found is self:
+        # What nothing handled is asked for again: it may have been registered with an abstract base since.
+        if found is self or found is None:
             found = self.fill(type(payload))
         return found
 

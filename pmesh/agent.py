@@ -266,9 +266,17 @@ def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
     for base in reversed(cls.__mro__):
         here: dict[type, str] = {}
         for name, function in vars(base).items():
+            if isinstance(function, (staticmethod, classmethod)) and hasattr(function.__func__, _MARK):
+                raise HandlerDefinitionError(
+                    f"{base.__qualname__}.{name} is a {type(function).__name__}; a handler must be a plain method"
+                )
             lane = getattr(function, _MARK, None)
             if lane is None or not inspect.isfunction(function):
                 continue
+            if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+                raise HandlerDefinitionError(
+                    f"{base.__qualname__}.{name} is a generator, since it has a yield; a handler returns its answer"
+                )
             override = getattr(cls, name)
             if override is not function:
                 if hasattr(override, _MARK) or not inspect.isfunction(override):
@@ -362,11 +370,17 @@ def _classes(annotation: object, label: str, parameter: str) -> list[type]:
             f"{label}({parameter}: {annotation}) cannot be dispatched on: what is inside a payload is not"
             f" looked at; annotate it with {origin.__qualname__}"
         )
-    if not isinstance(annotation, type):
+    dispatchable = isinstance(annotation, type)
+    if isinstance(annotation, type):
+        try:
+            issubclass(object, annotation)
+        except TypeError:
+            dispatchable = False  # a TypedDict, or a Protocol that cannot be checked at run time
+    if not dispatchable:
         raise HandlerDefinitionError(
             f"{label}({parameter}: {annotation!r}) cannot be dispatched on; annotate it with a class, or X | Y of classes"
         )
-    return [annotation]
+    return [typing.cast(type, annotation)]
 
 
 def _require_one_parameter(function: Callable[..., object], label: str) -> str:

@@ -128,8 +128,7 @@ class Verdict:
         if self.slo is None:
             return []
         return [
-            f"run {number}, which had the processor {run.processor_share:.0%} of the time: "
-            + ", ".join(misses)
+            f"run {number}, which had the processor {run.processor_share:.0%} of the time: " + ", ".join(misses)
             for number, run in enumerate(self.runs, 1)
             if (misses := run.misses(self.slo))
         ]
@@ -185,9 +184,7 @@ class Measure:
         self._runner = runner
         self._verdicts = verdicts
 
-    def throughput(
-        self, work: Callable[[int], Coroutine[Any, Any, float]], *, calls: int, rounds: int = 20
-    ) -> None:
+    def throughput(self, work: Callable[[int], Coroutine[Any, Any, float]], *, calls: int, rounds: int = 20) -> None:
         """Time `rounds` of `work(calls)`, which returns the seconds that its calls took."""
 
         def one_round() -> None:
@@ -296,8 +293,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     timed_width = max(len(verdict.timed) for verdict in verdicts)
     terminalreporter.section("latency of single calls, in microseconds")
     terminalreporter.write_line(
-        f"{'':<{name_width}}  {'timed':<{timed_width}}"
-        f"  {'calls':>7} {'p50':>9} {'p99':>9} {'max':>9}"
+        f"{'':<{name_width}}  {'timed':<{timed_width}}  {'calls':>7} {'p50':>9} {'p99':>9} {'max':>9}"
     )
     for verdict in verdicts:
         recorder = verdict.decisive.recorder

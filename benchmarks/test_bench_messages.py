@@ -42,7 +42,7 @@ def sink(runner: asyncio.Runner, mesh: Coordinator) -> AgentRef:
 
 
 async def until_taken(ref: AgentRef) -> None:
-    while ref.depth:  # noqa: ASYNC110 - the next turn of the loop is what it waits for
+    while ref.depth:
         await asyncio.sleep(0)
 
 

@@ -23,9 +23,7 @@ _generator = random.Random(7)
 VALUES_NS = [1 + min(int(_generator.lognormvariate(11, 2)), 10**9) for _ in range(TIMED_CALLS)]
 
 
-def measure_record(
-    measure: Measure, record: Callable[[int], object], timed: str, slo: Slo | None
-) -> None:
+def measure_record(measure: Measure, record: Callable[[int], object], timed: str, slo: Slo | None) -> None:
     async def values(count: int) -> float:
         start = perf_counter()
         for value in VALUES_NS[:count]:

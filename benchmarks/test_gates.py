@@ -40,9 +40,7 @@ class Swift(Agent):
         pass
 
 
-def handle_all(
-    runner: asyncio.Runner, mesh: Coordinator, factory: type[Agent]
-) -> Callable[[], LatencyRecorder]:
+def handle_all(runner: asyncio.Runner, mesh: Coordinator, factory: type[Agent]) -> Callable[[], LatencyRecorder]:
     """What times `MESSAGES` messages of an agent, from accepted to handled."""
 
     async def main() -> LatencyRecorder:
@@ -139,9 +137,7 @@ def test_a_run_that_keeps_the_p99_makes_up_for_no_other_run_s_max(judge: Judge, 
 
 
 @pytest.mark.parametrize("variant", ["debug", "trace"])
-def test_a_debug_or_traced_build_is_refused(
-    check_build: Callable[[Mapping[str, object]], None], variant: str
-) -> None:
+def test_a_debug_or_traced_build_is_refused(check_build: Callable[[Mapping[str, object]], None], variant: str) -> None:
     check_build(BUILD_INFO)
     expected = f"do not run on a {variant} build of pmesh .*PMESH_{variant.upper()}"
     with pytest.raises(pytest.UsageError, match=expected):

@@ -1,10 +1,10 @@
 """pmesh: a message bus for Python agents, compiled, accounted for and measured.
 
-    import pmesh
+import pmesh
 
-    async with pmesh.Coordinator("shop") as mesh:
-        echo = await mesh.spawn(lambda payload: payload, name="echo")
-        print(await echo.ask("hello"))
+async with pmesh.Coordinator("shop") as mesh:
+    echo = await mesh.spawn(lambda payload: payload, name="echo")
+    print(await echo.ask("hello"))
 """
 
 try:

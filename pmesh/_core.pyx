@@ -118,6 +118,7 @@ cdef extern from *:
     void pmesh_set_iternext(object type, iternextfunc next) noexcept
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object o) noexcept
     unsigned long PyThread_get_thread_ident() noexcept
     object PyContextVar_Set(object var, object value)
     int PyContext_Enter(object context) except -1

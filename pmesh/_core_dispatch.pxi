@@ -213,6 +213,7 @@ cdef class Dispatcher:
     cdef Py_ssize_t window_used
     cdef WaiterQueue window_waiters
     cdef Slot stepping                # whose handler runs right now, in place or in its Task
+    cdef Slot spare                   # of no agent: where hooks run that leave no trace
     cdef Slot entered                 # whose Task is the current one
     cdef int64_t slice_ns
     cdef int64_t slice_end_ns
@@ -723,15 +724,51 @@ cdef class Dispatcher:
 
     # Lifecycle hooks, in a slot of the agent: on_start and on_stop share the Task of its first handlers.
 
+    cdef Slot make_slot(self):
+        cdef Slot slot = Slot.__new__(Slot)
+        slot.dispatcher = self
+        slot.context = self.context.copy()
+        return slot
+
+    cdef Slot borrow_slot(self, Cell cell):
+        """The spare slot, for the first hook of an agent that has none of its own."""
+        cdef Slot slot = self.spare
+        self.spare = None
+        if slot is None or slot.killed or slot.ending:
+            slot = self.make_slot()
+        slot.cell = cell
+        if slot.scope is not None:
+            slot.scope.cell = cell
+        if slot.task is not None:
+            slot.task.set_name(cell.name)
+        return slot
+
+    cdef bint give_back_slot(self, Slot slot, Py_ssize_t task_references) except -1:
+        """Whether a borrowed slot bears no trace of the hook that ran in it, and is the spare one again.
+
+        Nobody else may hold its Task, its Context must be as before, and nobody may have a copy of it.
+        An idle agent then owns neither: half its memory, and half the time that it takes to spawn.
+        """
+        if self.spare is not None or slot.scope is None or slot.swallow_cancel or slot.killed or slot.ending:
+            return False
+        if slot.task is not None and Py_REFCNT(slot.task) != task_references:
+            return False
+        slot.cell = None
+        slot.scope.cell = None
+        self.spare = slot
+        return True
+
     def run_hook(self, Cell cell not None, function, tuple args):
         """Call a hook; None when it is over, or a `Waiter` for its end. Raises what it raises."""
-        cdef Slot slot = cell.free_slot()
+        cdef Slot slot
         cdef object outer_task
         cdef Slot outer_entered = self.entered
         cdef Slot outer_stepping = self.stepping
         cdef object result
         cdef int status = 0
-        cdef bint over = False
+        cdef bint borrowed = cell.all_slots is None
+        cdef Py_ssize_t task_references = 0
+        slot = self.borrow_slot(cell) if borrowed else cell.free_slot()
         if slot is None:
             # Handlers that outlived their cancellation hold all of them; on_stop must not wait for those.
             slot = cell.add_slot()
@@ -748,12 +785,13 @@ cdef class Dispatcher:
             PyContext_Enter(slot.context)
             try:
                 slot.open_scope(None)
+                if slot.task is not None:
+                    task_references = Py_REFCNT(slot.task)
                 self.stepping = slot
                 try:
                     result = function(*args)
                     if result is not None and is_awaitable(result):
                         result = self.start_in_place(slot, result, &status)
-                    over = not status
                 finally:
                     self.stepping = None
                     slot.in_place = False
@@ -762,7 +800,10 @@ cdef class Dispatcher:
                     slot.hook = Waiter.__new__(Waiter)
                     slot.hook.dispatcher = self
                     waiter = slot.hook
-                    cell.occupy(slot)
+                    if borrowed:
+                        cell.adopt(slot)
+                    else:
+                        cell.occupy(slot)
                     slot.hand_over()
                     return waiter
             finally:
@@ -773,6 +814,9 @@ cdef class Dispatcher:
                         slot.state == SLOT_FRESH and slot.task is not None and slot.task.cancelling()
                     ):
                         slot.clear_cancels()
+                    if borrowed and not self.give_back_slot(slot, task_references):
+                        cell.adopt(slot)
+                        cell.put_back(slot)
                     if slot.swallow_cancel:
                         cell.occupy(slot)
         finally:
@@ -1017,7 +1061,11 @@ cdef class Dispatcher:
 
     def end(self):
         """Serve nothing any more and let go of the loop's timer."""
+        cdef Slot spare = self.spare
         self.ended = True
+        self.spare = None
+        if spare is not None and not self.is_closed():
+            spare.end()
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

@@ -79,7 +79,9 @@ cdef class Send:
             raise self.stopped()
         if cell.max_bytes >= 0 and message.size_bytes > cell.max_bytes:
             cell.count_refused()
-            raise self.full(f"the message has {message.size_bytes} bytes, more than the whole budget of {cell.max_bytes}")
+            raise self.full(
+                f"the message has {message.size_bytes} bytes, more than the whole budget of {cell.max_bytes}"
+            )
         waiters = cell.control_waiters if message._lane == LANE_CONTROL else cell.normal_waiters
         if (waiters is not None and waiters.first is not None) or not cell.promise(message._lane, message.size_bytes):
             if scope is not None and scope.cell is cell and not cell.has_spare_slot():
@@ -275,7 +277,9 @@ cdef class Ask:
                     f"agent {cell.name!r}: the message has {message.size_bytes} bytes,"
                     f" more than the whole budget of {cell.max_bytes}"
                 )
-            raise MailboxFull(f"agent {cell.name!r}: its mailbox is full ({cell.capacity} messages wait, or their bytes)")
+            raise MailboxFull(
+                f"agent {cell.name!r}: its mailbox is full ({cell.capacity} messages wait, or their bytes)"
+            )
         dispatcher.now_ns = message.accepted_ns
         if waiter.state == WAITER_PENDING:
             dispatcher.set_timeout(waiter, deadline_ns)

@@ -115,7 +115,8 @@ cdef class Handler:
     cdef readonly bint is_async      # an `async def`; a plain one may still return an awaitable
     cdef readonly bint takes_agent   # a method of the agent's class: called with the agent first
 
-    def __init__(self, function not None, str name not None, *, str lane="normal", bint is_async=False, bint takes_agent=True):
+    def __init__(self, function not None, str name not None, *, str lane="normal", bint is_async=False,
+                 bint takes_agent=True):
         if lane not in LANES:
             raise InvalidArgument(f"lane of handler {name!r} is {lane!r}; it must be 'normal' or 'control'")
         self.function = function
@@ -195,7 +196,7 @@ cdef class Slot:
     """Runs one handler at a time of one agent, in one Task and one Context of its own."""
 
     cdef public bint _asyncio_future_blocking
-    cdef Cell cell
+    cdef Cell cell                    # None for the dispatcher's spare slot
     cdef Dispatcher dispatcher
     cdef readonly object context      # contextvars.Context of every handler that runs here
     cdef readonly object task         # asyncio.Task, made when the first coroutine needs it
@@ -256,7 +257,9 @@ cdef class Slot:
                 self, loop=dispatcher.loop, name=self.cell.name, context=self.context, eager_start=True
             )
         else:
-            self.task = dispatcher.new_task(self, loop=dispatcher.loop, name=self.cell.name, context=self.context)
+            self.task = dispatcher.new_task(
+                self, loop=dispatcher.loop, name=self.cell.name, context=self.context
+            )
         return 0
 
     cdef object park(self):
@@ -317,10 +320,11 @@ cdef class Slot:
         if error is not None and not self.swallow_cancel:
             # Idle and cancelled from outside, as asyncio.run does with all tasks when it ends.
             self.state = SLOT_ENDED
-            self.cell.forget_slot(self)
-            if not self.killed and not self.ending:
-                self.killed = True
-                self.dispatcher.killed(self.cell)
+            if self.cell is not None:
+                self.cell.forget_slot(self)
+                if not self.killed and not self.ending:
+                    self.dispatcher.killed(self.cell)
+            self.killed = True
             raise error
         if self.swallow_cancel:
             self.swallow_cancel = False
@@ -376,7 +380,9 @@ cdef class Slot:
             hook.settle(value, error)
         elif not self.abandoned:
             self.close_scope()
-            self.dispatcher.finish(self.cell, self.handler, message, value, error, self.started_ns, self.dispatcher.clock.now())
+            self.dispatcher.finish(
+                self.cell, self.handler, message, value, error, self.started_ns, self.dispatcher.clock.now()
+            )
         return 0
 
     cdef object idle(self):
@@ -463,14 +469,15 @@ cdef class Slot:
         self.killed = True
         self.cancel_message = msg
         self.wakeup = None
-        self.cell.occupy(self)
         self.dispatcher.loop.call_soon(wakeup, self, context=self.context)
-        if not self.ending:
-            self.dispatcher.killed(self.cell)
+        if self.cell is not None:
+            self.cell.occupy(self)
+            if not self.ending:
+                self.dispatcher.killed(self.cell)
         return True
 
     def __repr__(self):
-        return f"<Slot of {self.cell.name!r}>"
+        return "<Slot of no agent>" if self.cell is None else f"<Slot of {self.cell.name!r}>"
 
 
 collections.abc.Coroutine.register(Slot)
@@ -500,7 +507,7 @@ cdef class Cell(Mailbox):
                  agent, Meter meter not None, *, int concurrency=1):
         self.capacity = policy.capacity
         self.max_bytes = -1 if policy.max_bytes is None else policy.max_bytes
-        self.overflow = policy.overflow.value
+        self.overflow = policy.overflow._value_    # `value` is a Python call
         self.measure = policy.size
         self.dispatcher = dispatcher
         self.table = table
@@ -560,17 +567,19 @@ cdef class Cell(Mailbox):
         return self.add_slot() if self.slots < self.concurrency else None
 
     cdef Slot add_slot(self):
-        cdef Slot slot = Slot.__new__(Slot)
+        cdef Slot slot = self.dispatcher.make_slot()
+        self.adopt(slot)
+        self.put_back(slot)
+        return slot
+
+    cdef int adopt(self, Slot slot) noexcept:
+        """Make `slot` one of this agent's; it is not free yet."""
         slot.cell = self
-        slot.dispatcher = self.dispatcher
-        slot.context = self.dispatcher.context.copy()
         with cython.critical_section(self):
             slot.next_slot = self.all_slots
             self.all_slots = slot
             self.slots += 1
-            slot.next_free = self.free_slots
-            self.free_slots = slot
-        return slot
+        return 0
 
     cdef int occupy(self, Slot slot) noexcept:
         """Take a slot off the list of free ones."""
@@ -670,13 +679,18 @@ cdef class Cell(Mailbox):
         while slot is not None:
             if slot.hook is not None:
                 slot.abandoned = True
-                slot.hook.settle(None, HandlerCancelled(f"a hook of agent {self.name!r} did not end when it was cancelled"))
+                error = HandlerCancelled(f"a hook of agent {self.name!r} did not end when it was cancelled")
+                slot.hook.settle(None, error)
                 slot.hook = None
             elif slot.message is not None and not slot.abandoned:
-                error = HandlerCancelled(f"handler {slot.handler.name} of agent {self.name!r} did not end when it was cancelled")
+                error = HandlerCancelled(
+                    f"handler {slot.handler.name} of agent {self.name!r} did not end when it was cancelled"
+                )
                 slot.abandoned = True
                 abandoned += 1
-                self.dispatcher.finish(self, slot.handler, slot.message, None, error, slot.started_ns, self.dispatcher.clock.now())
+                self.dispatcher.finish(
+                    self, slot.handler, slot.message, None, error, slot.started_ns, self.dispatcher.clock.now()
+                )
             slot = slot.next_slot
         return abandoned
 

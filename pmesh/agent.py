@@ -60,9 +60,7 @@ class MailboxPolicy:
         if self.max_bytes is not None:
             _require_count("max_bytes", self.max_bytes)
         if not isinstance(self.overflow, Overflow):
-            raise InvalidType(
-                f"overflow is {self.overflow!r}; it must be one of {', '.join(map(str, Overflow))}"
-            )
+            raise InvalidType(f"overflow is {self.overflow!r}; it must be one of {', '.join(map(str, Overflow))}")
         if self.size is not None and not callable(self.size):
             raise InvalidType(f"size is {self.size!r}; it must be a function from a payload to its bytes")
 
@@ -278,9 +276,8 @@ def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
                     f"{base.__qualname__}.{name} is a generator, since it has a yield; a handler returns its answer"
                 )
             override = getattr(cls, name)
-            if override is not function:
-                if hasattr(override, _MARK) or not inspect.isfunction(override):
-                    continue  # its own base class takes it, or nobody does
+            if override is not function and (hasattr(override, _MARK) or not inspect.isfunction(override)):
+                continue  # its own base class takes it, or nobody does
             label = f"{base.__qualname__}.{name}"
             # An override without the decorator handles what the method it overrides did.
             _require_one_parameter(override, f"{cls.__qualname__}.{name}")
@@ -309,7 +306,11 @@ def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
         _resolver(by_type, catch_all),
         has_control=any(entry.lane == "control" for entry in entries),
         has_async=any(entry.is_async for entry in entries)
-        or any(inspect.iscoroutinefunction(getattr(cls, hook)) for hook in ("on_start", "on_stop") if is_overridden(cls, hook)),
+        or any(
+            inspect.iscoroutinefunction(getattr(cls, hook))
+            for hook in ("on_start", "on_stop")
+            if is_overridden(cls, hook)
+        ),
     )
 
 
@@ -378,7 +379,8 @@ def _classes(annotation: object, label: str, parameter: str) -> list[type]:
             dispatchable = False  # a TypedDict, or a Protocol that cannot be checked at run time
     if not dispatchable:
         raise HandlerDefinitionError(
-            f"{label}({parameter}: {annotation!r}) cannot be dispatched on; annotate it with a class, or X | Y of classes"
+            f"{label}({parameter}: {annotation!r}) cannot be dispatched on;"
+            " annotate it with a class, or X | Y of classes"
         )
     return [typing.cast(type, annotation)]
 

@@ -70,9 +70,7 @@ Exit codes:
     is_flag=True,
     help="No progress bar; with --json -, no tables either.",
 )
-def load(
-    profile: str, window: int | None, event_loop: str, json_path: str | None, quiet: bool
-) -> int:
+def load(profile: str, window: int | None, event_loop: str, json_path: str | None, quiet: bool) -> int:
     """Put a load profile on an in-process mesh, and check the result against objectives.
 
     \b

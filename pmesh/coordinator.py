@@ -30,10 +30,19 @@ from pmesh._core import (
     Meter,
     Send,
     cell_of,
-    type_name,
     timeout_seconds,
+    type_name,
 )
-from pmesh.agent import Agent, AgentContext, MailboxPolicy, Request, check_concurrency, function_table, is_overridden, table_of
+from pmesh.agent import (
+    Agent,
+    AgentContext,
+    MailboxPolicy,
+    Request,
+    check_concurrency,
+    function_table,
+    is_overridden,
+    table_of,
+)
 from pmesh.deadletters import DeadLetter, DeadLetterKind, DeadLetters
 from pmesh.errors import (
     CoordinatorClosed,
@@ -79,7 +88,8 @@ class _Life(Lifecycle):
     __slots__ = ("cell", "children", "ended", "parent", "quiet", "reason", "starting", "stopper")
 
     def __init__(self, name: str, parent: _Life | None) -> None:
-        super().__init__(name)
+        self.name = name
+        self.state = State.NEW
         self.cell: Cell
         self.parent = parent
         self.children: dict[str, _Life] | None = None  # in order of start
@@ -93,6 +103,20 @@ class _Life(Lifecycle):
         """The core calls this when nothing is pending and somebody asked to know."""
         if self.quiet is not None and not self.quiet.done():
             self.quiet.set_result(None)
+
+
+class _Kind:
+    """What the agents of one factory have in common in one coordinator."""
+
+    __slots__ = ("agent_class", "base_name", "has_on_start", "meter", "table")
+
+    def __init__(self, agent_class: type[Agent] | None, table: HandlerTable, meter: Meter, factory: Any) -> None:
+        self.agent_class = agent_class
+        self.table = table
+        self.meter = meter
+        named = agent_class or factory
+        self.base_name = str(getattr(named, "__name__", type(named).__name__)).lower()
+        self.has_on_start = agent_class is not None and is_overridden(agent_class, "on_start")
 
 
 class Coordinator:
@@ -129,7 +153,9 @@ class Coordinator:
             if isinstance(window, bool) or not isinstance(window, int):
                 raise InvalidType(f"window is {window!r}; it must be a whole number of messages, or None for no limit")
             if not 1 <= window < 2**62:
-                raise InvalidArgument(f"window is {window}; it must be at least 1 and below 2**62, or None for no limit")
+                raise InvalidArgument(
+                    f"window is {window}; it must be at least 1 and below 2**62, or None for no limit"
+                )
         self.name = name
         self.dead_letters = DeadLetters(dead_letters)
         self._window = window or 0
@@ -139,6 +165,7 @@ class Coordinator:
         self._chooser = chooser
         self._lives: dict[str, _Life] = {}  # in order of start
         self._numbers = itertools.count(1)
+        self._kinds: dict[type, _Kind] = {}
         self._meters: dict[object, Meter] = {}
         self._stopped_total = Counters()  # what stopped agents leave to the account
         self._strays = Counters()  # messages to names that nobody has
@@ -195,7 +222,9 @@ class Coordinator:
         finish = StopReason.SHUTDOWN
         try:
             if not await self._all_quiet(seconds):
-                logger.warning("coordinator %r: %s after draining for %g s", self.name, self._what_is_pending(), seconds)
+                logger.warning(
+                    "coordinator %r: %s after draining for %g s", self.name, self._what_is_pending(), seconds
+                )
                 finish = StopReason.DRAIN_TIMEOUT
             await self._stop_all(finish)
         except asyncio.CancelledError:
@@ -225,7 +254,9 @@ class Coordinator:
     def _what_is_pending(self) -> str:
         busy = {name: life.cell.pending for name, life in self._lives.items() if life.cell.pending}
         shown = ", ".join(f"{name} has {count}" for name, count in itertools.islice(busy.items(), 5))
-        return f"{sum(busy.values())} messages pending in {len(busy)} agents ({shown}{', ...' if len(busy) > 5 else ''})"
+        return (
+            f"{sum(busy.values())} messages pending in {len(busy)} agents ({shown}{', ...' if len(busy) > 5 else ''})"
+        )
 
     async def _stop_all(self, reason: StopReason) -> None:
         for life in reversed(list(self._lives.values())):
@@ -294,31 +325,34 @@ class Coordinator:
         elder = None if parent is None else self._life_of(parent)
         if elder is not None and elder.state in (State.STOPPING, State.STOPPED):
             raise CoordinatorClosed(f"agent {elder.name!r} is {elder.state.value} and starts no children")
-        agent_class, table = _resolve_factory(factory, args, kwargs)
+        kind = self._kinds.get(factory) if isinstance(factory, type) else None
+        if kind is None:
+            kind = self._kind_of(factory, args, kwargs)
         if name is None:
-            name = self._make_name(agent_class or factory)
+            name = self._make_name(kind.base_name)
         elif not isinstance(name, str):
             raise InvalidType(f"name is {name!r}; it must be a str")
         elif not name:
             raise InvalidArgument("name is ''; it must not be empty")
         if name in self._lives:
-            raise NameInUse(f"an agent named {name!r} is alive in coordinator {self.name!r}; stop it or choose another name")
+            raise NameInUse(
+                f"an agent named {name!r} is alive in coordinator {self.name!r}; stop it or choose another name"
+            )
         agent: Agent | None = None
-        if agent_class is not None:
+        if kind.agent_class is not None:
             agent = factory(*args, **kwargs)
             if not isinstance(agent, Agent):
                 raise InvalidType(f"{factory!r} made {agent!r}; it must make an Agent")
-            mailbox = agent_class.mailbox if mailbox is None else mailbox
-            concurrency = agent_class.concurrency if concurrency is None else concurrency
         life = _Life(name, elder)
+        defaults = kind.agent_class or Agent
         cell = Cell(
-            Agent.mailbox if mailbox is None else mailbox,
+            defaults.mailbox if mailbox is None else mailbox,
             self._dispatcher,
-            table,
+            kind.table,
             name,
             agent,
-            self._meter_of(agent_class or factory),
-            concurrency=concurrency or 1,
+            kind.meter,
+            concurrency=defaults.concurrency if concurrency is None else concurrency,
         )
         life.cell = cell
         cell.life = life
@@ -330,7 +364,7 @@ class Coordinator:
                 elder.children = {}
             elder.children[name] = life
         life.move(State.STARTING)
-        if agent is not None and is_overridden(type(agent), "on_start"):
+        if agent is not None and kind.has_on_start:
             await self._run_on_start(life, agent)
         if life.state is State.DRAINING:
             # Drained while it started: it handles what it was sent, and is gone.
@@ -355,7 +389,7 @@ class Coordinator:
                     raise
                 finally:
                     life.starting.set_result(None)
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001 - raised again below, once the agent has ended
             error = raised
         if error is None and life.state in (State.STARTING, State.DRAINING):
             return
@@ -374,15 +408,22 @@ class Coordinator:
     def _start_failed(self, life: _Life) -> StartFailed:
         return StartFailed(f"agent {life.name!r} was stopped while it started")
 
-    def _make_name(self, factory: Any) -> str:
-        base = getattr(factory, "__name__", type(factory).__name__).lower()
+    def _make_name(self, base: str) -> str:
         while True:
             name = f"{base}-{next(self._numbers)}"
             if name not in self._lives:
                 return name
 
+    def _kind_of(self, factory: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> _Kind:
+        """What agents from `factory` have in common; looked up again for each spawn unless it is a class."""
+        agent_class, table = _resolve_factory(factory, args, kwargs)
+        kind = _Kind(agent_class, table, self._meter_of(agent_class or factory), factory)
+        if isinstance(factory, type):
+            self._kinds[factory] = kind
+        return kind
+
     def _meter_of(self, key: object) -> Meter:
-        # Functions are kept apart only by their code: a closure for each agent is one class of agents.
+        # Functions are told apart by their code only: a closure for each agent is one class of agents.
         key = getattr(key, "__code__", key)
         try:
             meter = self._meters.get(key)
@@ -444,7 +485,12 @@ class Coordinator:
         self.dead_letters.add(DeadLetter(DeadLetterKind.UNKNOWN, payload, str(name), None))
 
     def tell(
-        self, agent: AgentRef | str, payload: object, *, ttl: float | None = None, headers: Mapping[str, object] | None = None
+        self,
+        agent: AgentRef | str,
+        payload: object,
+        *,
+        ttl: float | None = None,
+        headers: Mapping[str, object] | None = None,
     ) -> bool:
         """`AgentRef.tell`, by ref or by name.
 
@@ -472,21 +518,41 @@ class Coordinator:
         return ref.tell_many(payloads, ttl=ttl, headers=headers)
 
     def send(
-        self, agent: AgentRef | str, payload: object, *, timeout: float = 5.0, headers: Mapping[str, object] | None = None
+        self,
+        agent: AgentRef | str,
+        payload: object,
+        *,
+        timeout: float = 5.0,
+        headers: Mapping[str, object] | None = None,
     ) -> Send:
         """`AgentRef.send`, by ref or by name; to be awaited."""
         return self._ref_for(agent, payload).send(payload, timeout=timeout, headers=headers)
 
     @overload
     def ask(
-        self, agent: AgentRef | str, payload: Request[Answer], *, timeout: float = ..., headers: Mapping[str, object] | None = ...
+        self,
+        agent: AgentRef | str,
+        payload: Request[Answer],
+        *,
+        timeout: float = ...,
+        headers: Mapping[str, object] | None = ...,
     ) -> Ask[Answer]: ...
     @overload
     def ask(
-        self, agent: AgentRef | str, payload: object, *, timeout: float = ..., headers: Mapping[str, object] | None = ...
+        self,
+        agent: AgentRef | str,
+        payload: object,
+        *,
+        timeout: float = ...,
+        headers: Mapping[str, object] | None = ...,
     ) -> Ask[Any]: ...
     def ask(
-        self, agent: AgentRef | str, payload: Any, *, timeout: float = 5.0, headers: Mapping[str, object] | None = None
+        self,
+        agent: AgentRef | str,
+        payload: Any,
+        *,
+        timeout: float = 5.0,
+        headers: Mapping[str, object] | None = None,
     ) -> Ask[Any]:
         """`AgentRef.ask`, by ref or by name; to be awaited."""
         return self._ref_for(agent, payload).ask(payload, timeout=timeout, headers=headers)
@@ -654,7 +720,9 @@ class Coordinator:
         if written_off:
             logger.error(
                 "agent %r: %d handlers went on %g s after they were cancelled; their messages count failed",
-                life.name, written_off, KILL_GRACE_SECONDS,
+                life.name,
+                written_off,
+                KILL_GRACE_SECONDS,
             )
 
     def _finish(self, life: _Life, reason: StopReason) -> None:
@@ -703,7 +771,11 @@ class Coordinator:
     def on_overflow(self, cell: Cell, payload_type: str) -> None:
         life = cell.life
         if life.state in (State.RUNNING, State.DRAINING, State.STARTING):
-            logger.error("agent %r failed: its mailbox overflowed with %s, and its policy is STOP", cell.name, payload_type)
+            logger.error(
+                "agent %r failed: its mailbox overflowed with %s, and its policy is STOP",
+                cell.name,
+                payload_type,
+            )
             cell.close()
             life.move(State.FAILED)
             self._begin_stop(life, StopReason.FAILED)
@@ -817,7 +889,9 @@ def _resolve_factory(
             raise HandlerDefinitionError("Agent itself handles nothing; spawn a subclass of it, or a function")
         return made, table
     if isinstance(factory, Agent):
-        raise InvalidType(f"factory is an instance, {factory!r}; give the class and its arguments, so that each start makes its own")
+        raise InvalidType(
+            f"factory is an instance, {factory!r}; give the class and its arguments, so that each start makes its own"
+        )
     if not callable(factory) or isinstance(factory, type):
         raise InvalidType(f"factory is {factory!r}; it must be a subclass of Agent or a function of one payload")
     if args or kwargs:

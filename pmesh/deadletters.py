@@ -85,6 +85,7 @@ class DeadLetters:
         """Call `subscriber` with each further letter; returns a function that ends the subscription."""
         if not callable(subscriber):
             raise InvalidType(f"subscriber is {subscriber!r}; it must be callable with one DeadLetter")
+
         # Each subscription is told apart from an equal one by an object of its own.
         def tell(letter: DeadLetter) -> None:
             subscriber(letter)

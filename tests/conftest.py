@@ -64,16 +64,12 @@ class Run:
     def __call__(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
         self.loop_errors.clear()
         with asyncio.Runner(loop_factory=lambda: make_loop(self.kind)) as runner:
-            runner.get_loop().set_exception_handler(
-                lambda loop, context: self.loop_errors.append(context)
-            )
+            runner.get_loop().set_exception_handler(lambda loop, context: self.loop_errors.append(context))
             result = runner.run(self._guarded(function, args))
         assert not self.loop_errors, f"reported to the loop's exception handler: {self.loop_errors}"
         return result
 
-    async def _guarded(
-        self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
-    ) -> Any:
+    async def _guarded(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> Any:
         if self.kind == "virtual":
             return await function(*args)
         async with asyncio.timeout(GUARD_SECONDS):
@@ -83,9 +79,7 @@ class Run:
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> Run:
     """`run(coroutine_function, *args)`: its result, from a new event loop of the test's kind."""
-    return Run(
-        request.getfixturevalue("loop_kind") if "loop_kind" in request.fixturenames else "virtual"
-    )
+    return Run(request.getfixturevalue("loop_kind") if "loop_kind" in request.fixturenames else "virtual")
 
 
 @pytest.fixture

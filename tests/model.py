@@ -69,14 +69,10 @@ class Mailbox:
         self._control_run = 0
         self.is_closed = False
 
-    def offer(
-        self, payload: Any, *, lane: str = "normal", deadline_ns: int = 0
-    ) -> tuple[str, list[Any]]:
+    def offer(self, payload: Any, *, lane: str = "normal", deadline_ns: int = 0) -> tuple[str, list[Any]]:
         if lane not in self._lanes:
             raise ValueError(f"lane is {lane!r}")
-        letter = Letter(
-            payload, lane, deadline_ns, 0 if self._max_bytes is None else self._weigh(payload)
-        )
+        letter = Letter(payload, lane, deadline_ns, 0 if self._max_bytes is None else self._weigh(payload))
         account = self._account
         account.sent += 1
         refusal = self._refusal(letter)
@@ -149,9 +145,7 @@ class Mailbox:
         setattr(self._account, end, getattr(self._account, end) + 1)
 
     def clear(self) -> list[Any]:
-        payloads = [
-            letter.payload for lane in ("control", "normal") for letter in self._lanes[lane]
-        ]
+        payloads = [letter.payload for lane in ("control", "normal") for letter in self._lanes[lane]]
         self._lanes = {"normal": [], "control": []}
         self._account.dead += len(payloads)
         return payloads

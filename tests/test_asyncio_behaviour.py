@@ -96,9 +96,7 @@ def concurrency(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def handled(
-    run: Any, mesh: Any, loop_kind: str, moment: str, warm: bool, concurrency: int
-) -> Handled:
+def handled(run: Any, mesh: Any, loop_kind: str, moment: str, warm: bool, concurrency: int) -> Handled:
     return Handled(run, mesh, moment, warm, concurrency)
 
 
@@ -170,9 +168,7 @@ def test_current_task_is_none_in_a_plain_handler_and_set_in_what_it_returns(
     assert len({task for kind, task in seen if kind == "async"}) == 1
 
 
-def test_a_plain_handler_called_between_suspended_ones_has_no_current_task(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_a_plain_handler_called_between_suspended_ones_has_no_current_task(run: Any, mesh: Any, loop_kind: str) -> None:
     class Mixed(Agent):
         concurrency = 3
 
@@ -188,9 +184,7 @@ def test_a_plain_handler_called_between_suspended_ones_has_no_current_task(
     async def main() -> None:
         async with mesh() as bus:
             ref = await bus.spawn(Mixed)
-            first, second, none = await asyncio.gather(
-                ref.ask(0.002), ref.ask(0.001), ref.ask("now")
-            )
+            first, second, none = await asyncio.gather(ref.ask(0.002), ref.ask(0.001), ref.ask("now"))
             assert none is None
             assert isinstance(first, asyncio.Task)
             assert isinstance(second, asyncio.Task)
@@ -314,9 +308,7 @@ def test_a_timeout_that_the_handler_lets_through_fails_its_message_alone(handled
         handled(body)
 
 
-def test_the_timeout_of_one_handler_does_not_cancel_another(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_the_timeout_of_one_handler_does_not_cancel_another(run: Any, mesh: Any, loop_kind: str) -> None:
     async def agent(delay: float) -> str:
         try:
             async with asyncio.timeout(delay):
@@ -636,9 +628,7 @@ def test_an_eager_child_that_fails_before_the_first_wait_cancels_its_group_only(
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
-def test_a_mesh_works_in_a_loop_whose_tasks_are_all_eager(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_a_mesh_works_in_a_loop_whose_tasks_are_all_eager(run: Any, mesh: Any, loop_kind: str) -> None:
     async def agent(payload: int) -> int:
         await asyncio.sleep(0 if payload % 2 else 0.001)
         return payload

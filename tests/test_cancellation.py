@@ -83,9 +83,7 @@ def test_a_send_cancelled_before_it_began_counts_nowhere(run: Any, mesh: Any, lo
     run(main)
 
 
-def test_a_send_cancelled_while_it_waits_for_room_counts_nowhere(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_a_send_cancelled_while_it_waits_for_room_counts_nowhere(run: Any, mesh: Any, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, agent = await gated(bus, mailbox=MailboxPolicy(capacity=1))
@@ -109,9 +107,7 @@ def test_a_send_cancelled_while_it_waits_for_room_counts_nowhere(
     run(main)
 
 
-def test_a_send_cancelled_in_the_tick_of_its_grant_passes_the_place_on(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_a_send_cancelled_in_the_tick_of_its_grant_passes_the_place_on(run: Any, mesh: Any, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, agent = await gated(bus, mailbox=MailboxPolicy(capacity=1))
@@ -183,9 +179,7 @@ def test_a_place_granted_to_a_cancelled_send_is_never_lost(
 
 
 @pytest.mark.parametrize("kind", ["room", "window"])
-def test_a_place_that_falls_free_as_a_send_times_out_is_never_lost(
-    run: Any, mesh: Any, kind: str
-) -> None:
+def test_a_place_that_falls_free_as_a_send_times_out_is_never_lost(run: Any, mesh: Any, kind: str) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
 
@@ -198,9 +192,7 @@ def test_a_place_that_falls_free_as_a_send_times_out_is_never_lost(
         policy = MailboxPolicy(capacity=1000 if kind == "window" else 2)
         async with mesh(window=2 if kind == "window" else None) as bus:
             ref = await bus.spawn(Slow, mailbox=policy)
-            results = await asyncio.gather(
-                *(ref.send(n, timeout=1) for n in range(40)), return_exceptions=True
-            )
+            results = await asyncio.gather(*(ref.send(n, timeout=1) for n in range(40)), return_exceptions=True)
             assert any(isinstance(result, MailboxFull) for result in results)
             while bus.stats().pending:
                 await turns()
@@ -214,9 +206,7 @@ def test_a_place_that_falls_free_as_a_send_times_out_is_never_lost(
 
 
 @pytest.mark.parametrize("when", ["before", "during", "same tick"])
-def test_a_send_that_waits_for_the_window_can_be_cancelled(
-    run: Any, mesh: Any, loop_kind: str, when: str
-) -> None:
+def test_a_send_that_waits_for_the_window_can_be_cancelled(run: Any, mesh: Any, loop_kind: str, when: str) -> None:
     async def main() -> None:
         released = []
 
@@ -285,9 +275,7 @@ def test_an_ask_cancelled_while_it_waits_is_still_handled_and_its_answer_discard
     run(main)
 
 
-def test_an_ask_cancelled_in_the_tick_of_its_answer_is_cancelled(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_an_ask_cancelled_in_the_tick_of_its_answer_is_cancelled(run: Any, mesh: Any, loop_kind: str) -> None:
     async def main() -> None:
         asking: asyncio.Task[Any]
 
@@ -314,9 +302,7 @@ def test_an_ask_cancelled_in_the_tick_of_its_answer_is_cancelled(
     run(main)
 
 
-def test_wait_for_around_an_ask_times_out_and_leaves_the_agent_alone(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_wait_for_around_an_ask_times_out_and_leaves_the_agent_alone(run: Any, mesh: Any, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, agent = await gated(bus)
@@ -682,9 +668,7 @@ def test_kill_cancels_the_handler_and_counts_its_message_failed(
 
 
 @pytest.mark.parametrize("suspended", [False, True], ids=["before", "after"])
-def test_a_handler_may_kill_its_own_agent(
-    run: Any, mesh: Any, loop_kind: str, suspended: bool
-) -> None:
+def test_a_handler_may_kill_its_own_agent(run: Any, mesh: Any, loop_kind: str, suspended: bool) -> None:
     reached: list[str] = []
 
     class Suicide(Agent):
@@ -725,9 +709,7 @@ def test_kill_wakes_those_who_wait_for_room(run: Any, mesh: Any, loop_kind: str)
     run(main)
 
 
-def test_an_asker_that_is_killed_leaves_its_ask_to_be_handled(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_an_asker_that_is_killed_leaves_its_ask_to_be_handled(run: Any, mesh: Any, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, agent = await gated(bus)

@@ -187,9 +187,7 @@ INTERRUPTED = """
 
 
 @pytest.mark.parametrize("event_loop", ["asyncio", pytest.param("uvloop", marks=needs_uvloop)])
-def test_ctrl_c_ends_with_130_and_reports_what_was_measured(
-    event_loop: str, tmp_path: Path
-) -> None:
+def test_ctrl_c_ends_with_130_and_reports_what_was_measured(event_loop: str, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     arguments = ["load", "all", "--json", str(path), "--loop", event_loop]
     # From `medium` on, whose second round is long enough to be cut short.
@@ -267,9 +265,7 @@ def test_the_json_has_the_documented_shape_and_adds_up(tmp_path: Path) -> None:
     assert environment["build"] == pmesh.BUILD_INFO
     assert environment["event_loop"] == "asyncio"
     assert environment["cpu_count"] >= 1
-    assert re.fullmatch(
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+[+-]\d\d:\d\d", environment["started_at"]
-    )
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+[+-]\d\d:\d\d", environment["started_at"])
 
     [profile] = document["profiles"]
     assert list(profile) == [
@@ -356,9 +352,7 @@ def test_a_file_that_cannot_be_written_is_named_before_the_run(
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_file_without_permission_is_named_before_the_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_without_permission_is_named_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tmp_path.chmod(0o500)
     path = str(tmp_path / "report.json")
     assert cli.main(["load", "low", "--json", path]) == 2
@@ -428,9 +422,7 @@ def test_the_file_is_written_though_nobody_reads_the_tables(tmp_path: Path) -> N
         (["load", "low", "high"], "unexpected extra argument"),
     ],
 )
-def test_wrong_usage_is_named_and_exits_2(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_is_named_and_exits_2(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -547,9 +539,7 @@ def test_a_bar_is_drawn_on_a_terminal_unless_quiet(
 
 
 @pytest.mark.usefixtures("certain")
-def test_a_debug_build_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_debug_build_is_warned_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(pmesh.BUILD_INFO, "debug", True)
     assert cli.main(["load", "low"]) == 0
     assert "WARNING: this is a debug" in capsys.readouterr().err
@@ -578,7 +568,6 @@ def test_help_has_the_profiles_as_they_are(capsys: pytest.CaptureFixture[str]) -
         re.MULTILINE,
     )
     assert [(row[0], *(int(cell.replace(",", "")) for cell in row[1:])) for row in rows] == [
-        (p.name, p.agents, p.messages_per_agent, p.rounds, p.concurrency, p.payload_bytes)
-        for p in PROFILES.values()
+        (p.name, p.agents, p.messages_per_agent, p.rounds, p.concurrency, p.payload_bytes) for p in PROFILES.values()
     ]
     assert tuple(PROFILES) == cli.PROFILE_NAMES

@@ -88,9 +88,7 @@ def test_the_context_shows_the_envelope_of_the_message_in_hand(
     run(main)
 
 
-def test_the_sender_is_the_agent_whose_handler_sent_it(
-    run: Any, mesh: Any, loop_kind: str, moment: str
-) -> None:
+def test_the_sender_is_the_agent_whose_handler_sent_it(run: Any, mesh: Any, loop_kind: str, moment: str) -> None:
     async def main() -> None:
         got: list[object] = []
         done = asyncio.Event()
@@ -159,9 +157,7 @@ def test_a_message_without_headers_or_deadline_has_none(run: Any, mesh: Any, loo
 # Each sees its own message: handlers, and all that they start.
 
 
-def test_concurrent_handlers_each_see_their_own_message_all_along(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_concurrent_handlers_each_see_their_own_message_all_along(run: Any, mesh: Any, loop_kind: str) -> None:
     async def main() -> None:
         rng = random.Random(1)
 
@@ -176,9 +172,7 @@ def test_concurrent_handlers_each_see_their_own_message_all_along(
 
         async with mesh() as bus:
             ref = await bus.spawn(Seer, concurrency=5)
-            results = await asyncio.gather(
-                *(ref.ask(look, headers={"n": n}) for n in range(40))
-            )
+            results = await asyncio.gather(*(ref.ask(look, headers={"n": n}) for n in range(40)))
             assert results == [(n,) * 5 for n in range(40)]
 
     run(main)
@@ -284,9 +278,7 @@ def test_a_child_started_by_on_start_sees_no_message(run: Any, mesh: Any, loop_k
 
 
 @pytest.mark.parametrize("deep", [0, 3, 15, 16, 17, 40, 100])
-def test_copies_of_a_deep_context_keep_their_message(
-    run: Any, mesh: Any, deep: int, moment: str
-) -> None:
+def test_copies_of_a_deep_context_keep_their_message(run: Any, mesh: Any, deep: int, moment: str) -> None:
     """The context is a tree of 32-way nodes; the slot's scope may lie in the root or below."""
     variables = [contextvars.ContextVar[int](f"deep_{n}") for n in range(deep)]
     extra = [contextvars.ContextVar[int](f"extra_{n}") for n in range(3)]
@@ -413,9 +405,7 @@ def test_a_variable_set_in_one_message_is_seen_by_the_next_in_the_slot(
     run(main)
 
 
-def test_a_variable_does_not_leak_between_the_slots_of_an_agent(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_a_variable_does_not_leak_between_the_slots_of_an_agent(run: Any, mesh: Any, loop_kind: str) -> None:
     async def hold(agent: Seer) -> object:
         found = VAR.get()
         VAR.set(seen(agent))

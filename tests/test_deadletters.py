@@ -61,10 +61,7 @@ def test_every_kind_is_made_by_what_its_name_says(run: Run, mesh: Mesh, loop_kin
             cell.pause()
             ref.tell("stopped")
             await bus.stop(ref)
-            assert [
-                (entry.kind, entry.payload, entry.receiver, entry.sender)
-                for entry in bus.dead_letters
-            ] == [
+            assert [(entry.kind, entry.payload, entry.receiver, entry.sender) for entry in bus.dead_letters] == [
                 (
                     DeadLetterKind(payload),
                     payload,
@@ -88,10 +85,7 @@ def test_each_kind_of_dead_ask_raises_its_own_error(run: Run, mesh: Mesh) -> Non
             with pytest.raises(UnhandledMessage):
                 await ref.ask("unhandled")
             cell.pause()
-            asks = [
-                asyncio.ensure_future(ref.ask(payload, timeout=1))
-                for payload in ("dropped", "expired")
-            ]
+            asks = [asyncio.ensure_future(ref.ask(payload, timeout=1)) for payload in ("dropped", "expired")]
             outcomes = await asyncio.gather(*asks, return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [MailboxFull, AskTimeout]
             cell.resume()
@@ -165,10 +159,7 @@ def test_counts_are_exact_when_threads_add_at_once() -> None:
     letters = DeadLetters(10)
     seen: list[DeadLetter] = []
     letters.subscribe(seen.append)
-    threads = [
-        threading.Thread(target=lambda: [letters.add(letter()) for _ in range(2_000)])
-        for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: [letters.add(letter()) for _ in range(2_000)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -183,12 +174,8 @@ def test_the_log_prints_the_first_ten_and_then_a_summary(caplog: pytest.LogCaptu
             letters.add(letter())
     messages = [record.getMessage() for record in caplog.records]
     assert messages[:9] == ["dead letter (dropped): str to agent 'receiver'"] * 9
-    assert (
-        messages[9] == "dead letter (dropped): str to agent 'receiver'; further ones are summed up"
-    )
-    assert messages[10:] == [
-        f"{count} dead letters so far: {count} dropped" for count in (1_000, 2_000, 3_000)
-    ]
+    assert messages[9] == "dead letter (dropped): str to agent 'receiver'; further ones are summed up"
+    assert messages[10:] == [f"{count} dead letters so far: {count} dropped" for count in (1_000, 2_000, 3_000)]
 
 
 def test_what_the_log_left_out_is_summed_up_when_the_coordinator_is_left(
@@ -274,9 +261,7 @@ def test_a_subscriber_must_be_callable() -> None:
         DeadLetters().subscribe(5)  # type: ignore[arg-type]
 
 
-def test_a_subscriber_that_sends_what_dies_again_does_not_recurse_without_end(
-    run: Run, mesh: Mesh
-) -> None:
+def test_a_subscriber_that_sends_what_dies_again_does_not_recurse_without_end(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref = await bus.spawn(Ints)

@@ -116,9 +116,7 @@ def test_plain_handlers_of_a_concurrent_agent_run_in_order_between_waiting_ones(
     run(main)
 
 
-def test_one_at_a_time_means_the_next_starts_after_the_last_one_ended(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_one_at_a_time_means_the_next_starts_after_the_last_one_ended(run: Any, mesh: Any, loop_kind: str) -> None:
     log: list[str] = []
 
     async def agent(payload: int) -> None:
@@ -139,9 +137,7 @@ def test_one_at_a_time_means_the_next_starts_after_the_last_one_ended(
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
-def test_an_agent_that_floods_itself_gives_the_loop_back(
-    run: Any, mesh: Any, loop_kind: str, kind: str
-) -> None:
+def test_an_agent_that_floods_itself_gives_the_loop_back(run: Any, mesh: Any, loop_kind: str, kind: str) -> None:
     stop = False
 
     class Flood(Agent):
@@ -241,9 +237,7 @@ def test_a_slow_agent_holds_up_the_fast_ones_for_one_message_at_most(run: Any, m
     run(main)
 
 
-def test_every_agent_gets_its_turn_while_another_has_a_full_mailbox(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_every_agent_gets_its_turn_while_another_has_a_full_mailbox(run: Any, mesh: Any, loop_kind: str) -> None:
     async def main() -> None:
         order: list[str] = []
         async with mesh() as bus:
@@ -293,9 +287,7 @@ def test_a_chooser_decides_who_is_served_next(run: Any, mesh: Any, loop_kind: st
 
     async def main() -> None:
         async with mesh(chooser=last_name_first) as bus:
-            refs = [
-                await bus.spawn(lambda payload, name=name: order.append(name), name=name) for name in "bdac"
-            ]
+            refs = [await bus.spawn(lambda payload, name=name: order.append(name), name=name) for name in "bdac"]
             for ref in refs:
                 ref.tell_many([1, 2])
             await turns()
@@ -307,9 +299,7 @@ def test_a_chooser_decides_who_is_served_next(run: Any, mesh: Any, loop_kind: st
     assert offered[0] == ["b", "d", "a", "c"]
 
 
-def test_a_chooser_at_random_loses_and_reorders_nothing(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_a_chooser_at_random_loses_and_reorders_nothing(run: Any, mesh: Any, loop_kind: str) -> None:
     rng = random.Random(7)
     got: dict[str, list[int]] = {}
 
@@ -357,9 +347,7 @@ def test_a_chooser_that_is_wrong_once_is_reported_and_loses_nothing(
 # Two coordinators in one loop.
 
 
-def test_two_coordinators_in_one_loop_talk_to_each_other(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_two_coordinators_in_one_loop_talk_to_each_other(run: Any, mesh: Any, loop_kind: str) -> None:
     class Player(Agent):
         async def receive(self, payload: tuple[int, Any]) -> list[object]:
             left, other = payload
@@ -458,9 +446,7 @@ def test_an_inherited_deadline_ends_the_inner_ask_with_the_outer_one(run: Any, m
     run(main)
 
 
-def test_mail_past_its_deadline_is_not_handled_but_counted_expired(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_mail_past_its_deadline_is_not_handled_but_counted_expired(run: Any, mesh: Any, loop_kind: str) -> None:
     handled: list[object] = []
 
     async def main() -> None:
@@ -673,13 +659,11 @@ def test_an_ask_can_come_from_a_thread_through_the_loop(run: Any, mesh: Any, loo
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), -0.0, 1e12])
 @pytest.mark.parametrize("kind", ["ask", "send"])
-def test_a_timeout_that_is_not_positive_and_finite_is_refused(
-    run: Any, mesh: Any, kind: str, timeout: float
-) -> None:
+def test_a_timeout_that_is_not_positive_and_finite_is_refused(run: Any, mesh: Any, kind: str, timeout: float) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref = await bus.spawn(lambda payload: payload)
-            with pytest.raises(InvalidArgument, match="timeout is .* must be positive"):
+            with pytest.raises(InvalidArgument, match=r"timeout is .* must be positive"):
                 await getattr(ref, kind)(1, timeout=timeout)
             assert bus.stats().sent == 0
 

@@ -72,7 +72,7 @@ def test_an_exception_is_counted_logged_once_and_given_to_the_asker(
                 await ref.ask("fail")
             except BaseException as error:
                 expected = RecursionError if made is recurse else type(made())
-                assert type(error) is expected  # noqa: PT017
+                assert type(error) is expected
             else:
                 pytest.fail("the asker got an answer")
             account = bus.stats().agents["fragile"]
@@ -116,9 +116,7 @@ def test_the_traceback_of_a_failure_leads_into_the_handler(
     assert "raise made()" in caplog.text
 
 
-def test_a_message_is_counted_before_its_asker_hears_of_it(
-    run: Any, mesh: Any, loop_kind: str, moment: str
-) -> None:
+def test_a_message_is_counted_before_its_asker_hears_of_it(run: Any, mesh: Any, loop_kind: str, moment: str) -> None:
     async def main() -> None:
         async with mesh(drain_timeout=1) as bus:
             ref = await bus.spawn(raiser(moment, Boom), name="a")
@@ -286,9 +284,7 @@ def test_an_exit_does_not_wedge_the_loop(own_loop: OwnLoop, moment: str, kind: t
     own_loop.run(task)
 
 
-def test_an_exit_in_one_slot_leaves_the_handlers_of_the_others_alone(
-    own_loop: OwnLoop, moment: str
-) -> None:
+def test_an_exit_in_one_slot_leaves_the_handlers_of_the_others_alone(own_loop: OwnLoop, moment: str) -> None:
     done: list[int] = []
     leave = raiser(moment, SystemExit)
 
@@ -403,9 +399,7 @@ class NoThrow:
         return iter([None] * 1_000)
 
 
-def test_a_cancelled_awaitable_without_throw_counts_as_cancelled(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_a_cancelled_awaitable_without_throw_counts_as_cancelled(run: Any, mesh: Any, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh(drain_timeout=1) as bus:
             ref = await bus.spawn(lambda payload: NoThrow() if payload == "wait" else payload)
@@ -420,9 +414,7 @@ def test_a_cancelled_awaitable_without_throw_counts_as_cancelled(
 
 
 @pytest.mark.parametrize("made", [5, None, []], ids=repr)
-def test_an_awaitable_that_is_none_fails_its_message(
-    run: Any, mesh: Any, loop_kind: str, made: object
-) -> None:
+def test_an_awaitable_that_is_none_fails_its_message(run: Any, mesh: Any, loop_kind: str, made: object) -> None:
     class Broken:
         def __await__(self) -> Any:
             return made
@@ -477,9 +469,7 @@ def test_an_error_that_cannot_be_printed_is_still_a_failure_like_any_other(
     run(main)
 
 
-def test_a_payload_that_cannot_be_named_fails_alone(
-    run: Any, mesh: Any, loop_kind: str, moment: str
-) -> None:
+def test_a_payload_that_cannot_be_named_fails_alone(run: Any, mesh: Any, loop_kind: str, moment: str) -> None:
     fail = raiser(moment, Boom)
 
     def agent(payload: object) -> Any:

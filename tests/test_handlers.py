@@ -92,9 +92,7 @@ def define(source: str, **names: object) -> Any:
 
 
 @pytest.mark.parametrize("form", ["plain", "async"])
-def test_a_payload_goes_to_the_handler_annotated_with_its_type(
-    run: Any, mesh: Any, loop_kind: str, form: str
-) -> None:
+def test_a_payload_goes_to_the_handler_annotated_with_its_type(run: Any, mesh: Any, loop_kind: str, form: str) -> None:
     prefix = "async " if form == "async" else ""
     agent = define(f"""
         class A(Agent):
@@ -318,9 +316,7 @@ def test_a_payload_type_may_be_nested_in_the_agent(run: Any, mesh: Any) -> None:
     assert answers(run, mesh, A, A.Nested()) == ["nested"]
 
 
-def test_local_types_are_found_under_a_base_that_customizes_its_subclasses(
-    run: Any, mesh: Any
-) -> None:
+def test_local_types_are_found_under_a_base_that_customizes_its_subclasses(run: Any, mesh: Any) -> None:
     class Plugin(Agent):
         def __init_subclass__(cls, **options: Any) -> None:
             super().__init_subclass__(**options)
@@ -345,9 +341,7 @@ def test_the_other_annotations_of_a_handler_need_not_resolve(run: Any, mesh: Any
     assert answers(run, mesh, A, Base()) == ["handled"]
 
 
-def test_string_annotations_of_a_decorated_handler_are_those_of_its_module(
-    run: Any, mesh: Any
-) -> None:
+def test_string_annotations_of_a_decorated_handler_are_those_of_its_module(run: Any, mesh: Any) -> None:
     def logged(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def wrapper(*args: Any) -> Any:
@@ -373,9 +367,7 @@ def test_string_annotations_of_a_decorated_handler_are_those_of_its_module(
     assert answers(run, mesh, agent, agent.There(), 1) == ["inside", "outside"]
 
 
-def test_a_name_that_is_nowhere_is_refused_at_spawn_with_the_name_and_the_fix(
-    run: Any, mesh: Any
-) -> None:
+def test_a_name_that_is_nowhere_is_refused_at_spawn_with_the_name_and_the_fix(run: Any, mesh: Any) -> None:
     class A(Agent):
         @handler
         async def handle(self, message: Nowhere) -> None:  # type: ignore  # noqa
@@ -444,9 +436,7 @@ def test_an_override_may_handle_another_type(run: Any, mesh: Any) -> None:
     assert answers(run, mesh, B, Other(), Base()) == ["B", UnhandledMessage]
 
 
-def test_an_override_without_the_decorator_still_handles_what_its_base_did(
-    run: Any, mesh: Any
-) -> None:
+def test_an_override_without_the_decorator_still_handles_what_its_base_did(run: Any, mesh: Any) -> None:
     class A(Agent):
         @handler
         def handle(self, message: Base) -> str:
@@ -496,9 +486,7 @@ def test_handlers_of_a_mixin_that_is_no_agent_count(run: Any, mesh: Any) -> None
 
 
 @pytest.mark.parametrize("form", ["plain", "async"])
-def test_receive_catches_what_no_handler_takes(
-    run: Any, mesh: Any, loop_kind: str, form: str
-) -> None:
+def test_receive_catches_what_no_handler_takes(run: Any, mesh: Any, loop_kind: str, form: str) -> None:
     prefix = "async " if form == "async" else ""
     agent = define(f"""
         class A(Agent):
@@ -510,9 +498,7 @@ def test_receive_catches_what_no_handler_takes(
     assert answers(run, mesh, agent, Leaf(), 5, None) == ["base", ("caught", 5), ("caught", None)]
 
 
-def test_a_payload_without_a_handler_is_counted_dead_and_its_ask_told(
-    run: Any, mesh: Any, loop_kind: str
-) -> None:
+def test_a_payload_without_a_handler_is_counted_dead_and_its_ask_told(run: Any, mesh: Any, loop_kind: str) -> None:
     class A(Agent):
         @handler
         async def base(self, message: Base) -> str:
@@ -697,9 +683,7 @@ def generator_coroutine(payload: int) -> Generator[Any, Any, int]:
     ],
     ids=lambda function: getattr(function, "__name__", type(function).__name__),
 )
-def test_anything_callable_with_one_argument_is_an_agent(
-    run: Any, mesh: Any, loop_kind: str, function: Any
-) -> None:
+def test_anything_callable_with_one_argument_is_an_agent(run: Any, mesh: Any, loop_kind: str, function: Any) -> None:
     assert answers(run, mesh, function, 7) == [8]
 
 
@@ -708,9 +692,7 @@ def test_anything_callable_with_one_argument_is_an_agent(
     [(len, "four", 4), (print, "", None), (repr, 1, "1"), (abs, -2, 2), (str.upper, "x", "X")],
     ids=["len", "print", "repr", "abs", "str.upper"],
 )
-def test_a_builtin_is_an_agent(
-    run: Any, mesh: Any, function: Any, payload: object, answer: object
-) -> None:
+def test_a_builtin_is_an_agent(run: Any, mesh: Any, function: Any, payload: object, answer: object) -> None:
     assert answers(run, mesh, function, payload) == [answer]
 
 
@@ -718,9 +700,7 @@ def test_a_builtin_is_an_agent(
     "function",
     [lambda: None, lambda a, b: None, lambda *, key: None, functools.partial(len, "x"), lambda a, *, k: None],
 )
-def test_a_function_that_does_not_take_one_payload_is_refused(
-    run: Any, mesh: Any, function: Any
-) -> None:
+def test_a_function_that_does_not_take_one_payload_is_refused(run: Any, mesh: Any, function: Any) -> None:
     async def main() -> None:
         async with mesh() as bus:
             with pytest.raises(InvalidType, match="one argument, the payload"):
@@ -879,7 +859,11 @@ def test_a_handler_that_cannot_be_dispatched_to_is_refused_at_class_definition(c
 
 @pytest.mark.parametrize(
     "second",
-    ["def two(self, m: Base): ...", "async def two(self, m: Other | Base): ...", "def two(self, m: 'Base'): ..."],
+    [
+        "def two(self, m: Base): ...",
+        "async def two(self, m: Other | Base): ...",
+        "def two(self, m: 'Base'): ...",
+    ],
 )
 def test_two_handlers_for_one_type_in_a_class_are_refused(second: str) -> None:
     with pytest.raises(HandlerDefinitionError, match=r"A\.two and A\.one both handle Base"):

@@ -32,9 +32,7 @@ def collected(*refs: weakref.ref[Any]) -> bool:
     return all(ref() is None for ref in refs)
 
 
-def test_agents_that_hold_each_others_refs_are_collected_after_they_stopped(
-    run: Run, loop_kind: str
-) -> None:
+def test_agents_that_hold_each_others_refs_are_collected_after_they_stopped(run: Run, loop_kind: str) -> None:
     class Friend(Agent):
         friend: AgentRef
 
@@ -59,9 +57,7 @@ def test_agents_that_hold_each_others_refs_are_collected_after_they_stopped(
     assert collected(*gone)
 
 
-def test_a_stopped_agent_lets_go_of_its_instance_at_once_although_refs_to_it_live(
-    run: Run, mesh: Mesh
-) -> None:
+def test_a_stopped_agent_lets_go_of_its_instance_at_once_although_refs_to_it_live(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         gone: list[weakref.ref[Any]] = []
 
@@ -108,7 +104,7 @@ def test_a_payload_is_let_go_once_it_was_handled(
                     if how != "tell":
                         await asyncio.gather(call, return_exceptions=True)
                     del call
-                    while ref.counters().pending:  # noqa: ASYNC110
+                    while ref.counters().pending:
                         await asyncio.sleep(0)
                     await asyncio.sleep(0)
                     assert collected(gone), (function, how)
@@ -263,9 +259,7 @@ def test_the_cores_own_counters_of_live_objects_come_back_to_where_they_were(
     python: Python,
 ) -> None:
     if not pmesh.BUILD_INFO["debug"]:
-        pytest.skip(
-            "NOT A DEBUG BUILD (PMESH_DEBUG=1): the core's live-object counters were not checked"
-        )
+        pytest.skip("NOT A DEBUG BUILD (PMESH_DEBUG=1): the core's live-object counters were not checked")
     grown, _, _ = eval(python(CHURN.format(warm=1_000, count=10_000)))
     assert grown == {}
 

@@ -53,9 +53,7 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("before", "after"), list(itertools.product(State, State)), ids=lambda state: state.name
-)
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(State, State)), ids=lambda state: state.name)
 def test_only_the_transitions_of_the_table_are_allowed(before: State, after: State) -> None:
     life = Lifecycle("a")
     life.state = before
@@ -63,9 +61,7 @@ def test_only_the_transitions_of_the_table_are_allowed(before: State, after: Sta
         life.move(after)
         assert life.state is after
         return
-    with pytest.raises(
-        IllegalTransition, match=f"'a' cannot go from {before.name} to {after.name}; allowed: "
-    ):
+    with pytest.raises(IllegalTransition, match=f"'a' cannot go from {before.name} to {after.name}; allowed: "):
         life.move(after)
     assert life.state is before
 
@@ -161,9 +157,7 @@ def test_spawn_returns_once_on_start_is_over(run: Run, mesh: Mesh, loop_kind: st
 
 
 @pytest.mark.parametrize("kind", ["plain", "async", "awaitable"])
-def test_hooks_may_be_plain_or_coroutines_and_are_called_once_each(
-    run: Run, mesh: Mesh, kind: str
-) -> None:
+def test_hooks_may_be_plain_or_coroutines_and_are_called_once_each(run: Run, mesh: Mesh, kind: str) -> None:
     log: list[Any] = []
 
     async def wait(what: Any) -> None:
@@ -221,9 +215,7 @@ def test_context_is_set_before_on_start(run: Run, mesh: Mesh) -> None:
     run(main)
 
 
-def test_mail_that_comes_while_an_agent_starts_is_handled_after_on_start(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_mail_that_comes_while_an_agent_starts_is_handled_after_on_start(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         log: list[Any] = []
 
@@ -369,9 +361,7 @@ def test_an_agent_that_is_ended_while_it_starts_makes_spawn_raise_start_failed(
     run(main)
 
 
-def test_an_agent_that_stops_itself_in_on_start_makes_spawn_raise_start_failed(
-    run: Run, mesh: Mesh
-) -> None:
+def test_an_agent_that_stops_itself_in_on_start_makes_spawn_raise_start_failed(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         class Quits(Agent):
             async def on_start(self) -> None:
@@ -466,9 +456,7 @@ def test_a_name_is_free_again_when_its_agent_has_stopped(run: Run, mesh: Mesh) -
     async def main() -> None:
         async with mesh() as bus:
             old = await bus.spawn(lambda payload: "old", name="x")
-            with pytest.raises(
-                NameInUse, match=r"'x' is alive in coordinator 'test'; stop it or choose another"
-            ):
+            with pytest.raises(NameInUse, match=r"'x' is alive in coordinator 'test'; stop it or choose another"):
                 await bus.spawn(lambda payload: "second", name="x")
             await bus.stop("x")
             new = await bus.spawn(lambda payload: "new", name="x")
@@ -483,9 +471,7 @@ def test_a_name_is_free_again_when_its_agent_has_stopped(run: Run, mesh: Mesh) -
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.STOPPING])
-def test_a_name_is_taken_from_the_start_of_its_agent_to_its_very_end(
-    run: Run, mesh: Mesh, state: State
-) -> None:
+def test_a_name_is_taken_from_the_start_of_its_agent_to_its_very_end(run: Run, mesh: Mesh, state: State) -> None:
     class Slow(Agent):
         async def on_start(self) -> None:
             await asyncio.sleep(1)
@@ -523,9 +509,7 @@ def test_agents_without_a_name_get_one_of_their_own(run: Run, mesh: Mesh) -> Non
     run(main)
 
 
-def test_an_unknown_name_is_an_error_that_names_close_matches_and_counts(
-    run: Run, mesh: Mesh
-) -> None:
+def test_an_unknown_name_is_an_error_that_names_close_matches_and_counts(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         async with mesh() as bus:
             await bus.spawn(lambda payload: payload, name="billing")
@@ -541,9 +525,7 @@ def test_an_unknown_name_is_an_error_that_names_close_matches_and_counts(
                 with pytest.raises(UnknownAgent):
                     await method("zzz")
             assert terms_of(bus.stats()) == {"sent": 3, "rejected": 3}
-            assert [
-                (letter.kind, letter.payload, letter.receiver) for letter in bus.dead_letters
-            ] == [
+            assert [(letter.kind, letter.payload, letter.receiver) for letter in bus.dead_letters] == [
                 (DeadLetterKind.UNKNOWN, 1, "biling"),
                 (DeadLetterKind.UNKNOWN, 2, "zzz"),
                 (DeadLetterKind.UNKNOWN, 3, "zzz"),
@@ -566,9 +548,7 @@ def test_tell_many_to_an_unknown_name_counts_each_message(run: Run, mesh: Mesh) 
 # Stop.
 
 
-def test_stop_finishes_the_handler_and_dead_letters_the_rest(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_stop_finishes_the_handler_and_dead_letters_the_rest(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         log: list[Any] = []
         kept, made = keep()
@@ -696,9 +676,7 @@ def test_a_child_may_stop_its_parent_from_its_handler(run: Run, mesh: Mesh) -> N
 # Kill.
 
 
-def test_kill_cancels_the_handler_and_dead_letters_what_waits(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_kill_cancels_the_handler_and_dead_letters_what_waits(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         log: list[Any] = []
         async with mesh() as bus:
@@ -769,9 +747,7 @@ def test_on_stop_is_called_also_when_the_handler_was_written_off(run: Run, mesh:
 
 @pytest.mark.parametrize("first", ["stop", "drain"])
 @pytest.mark.parametrize("handled", ["wait", "stubborn"])
-def test_a_kill_hastens_an_end_that_has_begun(
-    run: Run, mesh: Mesh, first: str, handled: str
-) -> None:
+def test_a_kill_hastens_an_end_that_has_begun(run: Run, mesh: Mesh, first: str, handled: str) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         log: list[Any] = []
@@ -793,9 +769,7 @@ def test_a_kill_hastens_an_end_that_has_begun(
     run(main)
 
 
-def test_a_killed_agent_with_several_slots_has_all_its_handlers_cancelled(
-    run: Run, mesh: Mesh
-) -> None:
+def test_a_killed_agent_with_several_slots_has_all_its_handlers_cancelled(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         log: list[Any] = []
         async with mesh() as bus:
@@ -812,9 +786,7 @@ def test_a_killed_agent_with_several_slots_has_all_its_handlers_cancelled(
 # Drain.
 
 
-def test_drain_refuses_new_mail_and_handles_what_was_accepted(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_drain_refuses_new_mail_and_handles_what_was_accepted(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         log: list[Any] = []
         kept, made = keep()
@@ -904,9 +876,7 @@ class Parent(Noting):
 
 
 @pytest.mark.parametrize("how", ["stop", "kill", "drain", "leave"])
-def test_children_stop_before_their_parent_in_reverse_order_of_start(
-    run: Run, mesh: Mesh, how: str
-) -> None:
+def test_children_stop_before_their_parent_in_reverse_order_of_start(run: Run, mesh: Mesh, how: str) -> None:
     async def main() -> None:
         log: list[Any] = []
         async with mesh() as bus:
@@ -1002,7 +972,7 @@ def test_leaving_refuses_mail_from_outside_while_pipelines_of_handlers_finish(
         outside: list[Any] = []
 
         async def tell_from_outside(bus: Any, ref: AgentRef) -> None:
-            while not bus._dispatcher.closing:  # noqa: ASYNC110
+            while not bus._dispatcher.closing:
                 await asyncio.sleep(0)
             outside.append(ref.tell(1))
             for call in (ref.ask, ref.send):
@@ -1034,9 +1004,7 @@ def test_leaving_refuses_mail_from_outside_while_pipelines_of_handlers_finish(
     run(main)
 
 
-def test_senders_from_outside_that_wait_for_room_are_refused_when_the_coordinator_is_left(
-    run: Run, mesh: Mesh
-) -> None:
+def test_senders_from_outside_that_wait_for_room_are_refused_when_the_coordinator_is_left(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         log: list[Any] = []
         kept, made = keep()
@@ -1101,9 +1069,7 @@ def test_leaving_is_bounded_also_when_an_agent_is_being_stopped_and_its_handler_
     run(main)
 
 
-def test_leaving_is_bounded_also_when_on_stop_sends_to_an_agent_whose_handler_never_ends(
-    run: Run, mesh: Mesh
-) -> None:
+def test_leaving_is_bounded_also_when_on_stop_sends_to_an_agent_whose_handler_never_ends(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         log: list[Any] = []
@@ -1166,7 +1132,7 @@ def test_a_cancelled_leaving_kills_what_still_runs(run: Run, mesh: Mesh) -> None
 def test_an_error_in_the_body_leaves_all_the_same_and_comes_through(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         log: list[Any] = []
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+        with pytest.raises(ZeroDivisionError):
             async with mesh() as bus:
                 ref = await bus.spawn(Noting, log, name="a")
                 ref.tell(1)
@@ -1176,16 +1142,12 @@ def test_an_error_in_the_body_leaves_all_the_same_and_comes_through(run: Run, me
     run(main)
 
 
-def test_pending_asks_from_outside_are_answered_when_the_coordinator_is_left(
-    run: Run, mesh: Mesh
-) -> None:
+def test_pending_asks_from_outside_are_answered_when_the_coordinator_is_left(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         log: list[Any] = []
         async with mesh(drain_timeout=1) as bus:
             ref = await bus.spawn(Noting, log, name="a")
-            asks = [
-                asyncio.ensure_future(ref.ask(payload, timeout=60)) for payload in ("wait", "never")
-            ]
+            asks = [asyncio.ensure_future(ref.ask(payload, timeout=60)) for payload in ("wait", "never")]
             await turns()
         outcomes = await asyncio.wait_for(asyncio.gather(*asks, return_exceptions=True), 5)
         assert isinstance(outcomes[0], HandlerCancelled | AgentStopped)
@@ -1194,9 +1156,7 @@ def test_pending_asks_from_outside_are_answered_when_the_coordinator_is_left(
     run(main)
 
 
-def test_what_is_sent_to_a_stopped_agent_counts_rejected_in_the_totals(
-    run: Run, mesh: Mesh
-) -> None:
+def test_what_is_sent_to_a_stopped_agent_counts_rejected_in_the_totals(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref = await bus.spawn(lambda payload: payload, name="gone")
@@ -1216,9 +1176,7 @@ def test_what_is_sent_to_a_stopped_agent_counts_rejected_in_the_totals(
     run(main)
 
 
-def test_a_message_is_counted_finished_before_its_ask_is_answered(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_a_message_is_counted_finished_before_its_ask_is_answered(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         async def suspended(payload: int) -> int:
             await asyncio.sleep(0)
@@ -1242,18 +1200,12 @@ def test_a_message_is_counted_finished_before_its_ask_is_answered(
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, -math.inf, 1e30, 10**400, -0.0])
-@pytest.mark.parametrize(
-    "where", ["ask", "send", "tell", "drain", "drain_timeout", "slice_seconds"]
-)
-def test_a_timeout_must_be_positive_and_finite(
-    run: Run, mesh: Mesh, where: str, value: float
-) -> None:
+@pytest.mark.parametrize("where", ["ask", "send", "tell", "drain", "drain_timeout", "slice_seconds"])
+def test_a_timeout_must_be_positive_and_finite(run: Run, mesh: Mesh, where: str, value: float) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref = await bus.spawn(lambda payload: payload, name="a")
-            with pytest.raises(
-                InvalidArgument, match=r"is .*; it must be positive, finite"
-            ) as caught:
+            with pytest.raises(InvalidArgument, match=r"is .*; it must be positive, finite") as caught:
                 await give(bus, ref, where, value)
             assert repr(value) in str(caught.value)
             assert isinstance(caught.value, ValueError)
@@ -1269,9 +1221,7 @@ def test_a_timeout_must_be_a_number(run: Run, mesh: Mesh, where: str, value: Any
     async def main() -> None:
         async with mesh() as bus:
             ref = await bus.spawn(lambda payload: payload, name="a")
-            with pytest.raises(
-                InvalidType, match=r"is .*; it must be a number of seconds"
-            ) as caught:
+            with pytest.raises(InvalidType, match=r"is .*; it must be a number of seconds") as caught:
                 await give(bus, ref, where, value)
             assert repr(value) in str(caught.value)
             assert isinstance(caught.value, TypeError)
@@ -1295,7 +1245,7 @@ async def give(bus: Any, ref: AgentRef, where: str, value: Any) -> None:
 @pytest.mark.parametrize("name", ["capacity", "max_bytes", "concurrency", "window"])
 def test_a_count_must_be_at_least_one_and_fit(run: Run, mesh: Mesh, name: str, value: int) -> None:
     async def main() -> None:
-        with pytest.raises(InvalidArgument, match=rf"{name} is {value}; it must be .*1"):  # noqa: PT012
+        with pytest.raises(InvalidArgument, match=rf"{name} is {value}; it must be .*1"):
             if name == "concurrency":
                 async with mesh() as bus:
                     await bus.spawn(lambda payload: payload, concurrency=value)
@@ -1311,7 +1261,7 @@ def test_a_count_must_be_at_least_one_and_fit(run: Run, mesh: Mesh, name: str, v
 @pytest.mark.parametrize("name", ["capacity", "max_bytes", "concurrency", "window", "dead_letters"])
 def test_a_count_must_be_a_whole_number(run: Run, mesh: Mesh, name: str, value: Any) -> None:
     async def main() -> None:
-        with pytest.raises(InvalidType, match=rf"{name} is {value!r}; it must be a whole number"):  # noqa: PT012
+        with pytest.raises(InvalidType, match=rf"{name} is {value!r}; it must be a whole number"):
             if name == "concurrency":
                 async with mesh() as bus:
                     await bus.spawn(lambda payload: payload, concurrency=value)
@@ -1340,9 +1290,7 @@ def test_the_number_of_dead_letters_kept_is_checked(value: int) -> None:
         ({"size": 5}, InvalidType, "size is 5; it must be a function"),
     ],
 )
-def test_a_mailbox_policy_is_checked_when_it_is_made(
-    options: Any, error: type[Exception], text: str
-) -> None:
+def test_a_mailbox_policy_is_checked_when_it_is_made(options: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         MailboxPolicy(**options)
 
@@ -1388,9 +1336,7 @@ def test_an_agent_instance_is_no_factory(run: Run, mesh: Mesh) -> None:
 
 
 def test_a_handler_with_a_wrong_signature_is_an_error_at_class_definition() -> None:
-    with pytest.raises(
-        HandlerDefinitionError, match=r"\.nothing must take self and one payload.*it takes \(self\)"
-    ):
+    with pytest.raises(HandlerDefinitionError, match=r"\.nothing must take self and one payload.*it takes \(self\)"):
 
         class Nothing(Agent):
             @handler
@@ -1408,17 +1354,13 @@ def test_a_handler_with_a_wrong_signature_is_an_error_at_class_definition() -> N
             @handler
             def keyword(self, a: int, *, b: int) -> None: ...
 
-    with pytest.raises(
-        HandlerDefinitionError, match=r"\.bare\(a\) has no annotation; annotate 'a'"
-    ):
+    with pytest.raises(HandlerDefinitionError, match=r"\.bare\(a\) has no annotation; annotate 'a'"):
 
         class Bare(Agent):
             @handler
             def bare(self, a) -> None: ...  # type: ignore[no-untyped-def]
 
-    with pytest.raises(
-        HandlerDefinitionError, match=r"\.inner\(a: list\[int\]\).*annotate it with list"
-    ):
+    with pytest.raises(HandlerDefinitionError, match=r"\.inner\(a: list\[int\]\).*annotate it with list"):
 
         class Inner(Agent):
             @handler
@@ -1431,9 +1373,7 @@ def test_a_handler_with_a_wrong_signature_is_an_error_at_class_definition() -> N
 
 
 def test_two_handlers_for_one_type_are_an_error_at_class_definition() -> None:
-    with pytest.raises(
-        HandlerDefinitionError, match=r"Twice\.second and .*Twice\.first both handle int"
-    ):
+    with pytest.raises(HandlerDefinitionError, match=r"Twice\.second and .*Twice\.first both handle int"):
 
         class Twice(Agent):
             @handler
@@ -1444,9 +1384,7 @@ def test_two_handlers_for_one_type_are_an_error_at_class_definition() -> None:
 
 
 def test_an_unknown_lane_is_an_error_where_the_handler_is_marked() -> None:
-    with pytest.raises(
-        InvalidArgument, match="lane is 'express'; it must be 'normal' or 'control'"
-    ):
+    with pytest.raises(InvalidArgument, match="lane is 'express'; it must be 'normal' or 'control'"):
         handler(lane="express")
 
 
@@ -1462,9 +1400,7 @@ def test_a_payload_without_a_handler_is_a_dead_letter_and_an_error_for_the_asker
         async with mesh() as bus:
             ref = await bus.spawn(Ints, name="ints")
             assert ref.tell("text") is True
-            with pytest.raises(
-                UnhandledMessage, match=r"'ints' has no handler for bytes and no receive"
-            ):
+            with pytest.raises(UnhandledMessage, match=r"'ints' has no handler for bytes and no receive"):
                 await ref.ask(b"bytes")
             assert terms(ref.counters()) == {"sent": 2, "accepted": 2, "dead": 2}
             assert [letter.kind for letter in bus.dead_letters] == [DeadLetterKind.UNHANDLED] * 2
@@ -1532,9 +1468,7 @@ def test_a_ref_of_another_coordinator_is_refused(run: Run, mesh: Mesh) -> None:
         async with mesh("one") as one, mesh("two") as two:
             ref = await one.spawn(lambda payload: payload)
             for method in (two.stop, two.drain, two.kill):
-                with pytest.raises(
-                    InvalidArgument, match="belongs to another coordinator than 'two'"
-                ):
+                with pytest.raises(InvalidArgument, match="belongs to another coordinator than 'two'"):
                     await method(ref)
             assert await ref.ask(1) == 1
 
@@ -1555,9 +1489,7 @@ def test_something_that_is_no_agent_is_refused(run: Run, mesh: Mesh, thing: Any)
     run(main)
 
 
-def test_use_from_another_event_loop_is_refused_and_tell_is_not(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_use_from_another_event_loop_is_refused_and_tell_is_not(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh("shop") as bus:
             ref = await bus.spawn(lambda payload: payload, name="a")

@@ -73,9 +73,7 @@ def test_a_new_mailbox_is_empty_open_and_its_account_is_zero(make: Make) -> None
     account(mailbox)
 
 
-def test_messages_come_out_in_the_order_they_went_in(
-    make: Make, capacity: int, policy: int
-) -> None:
+def test_messages_come_out_in_the_order_they_went_in(make: Make, capacity: int, policy: int) -> None:
     mailbox = make(capacity, overflow=policy)
     fill(mailbox, capacity)
     assert len(mailbox) == capacity
@@ -83,9 +81,7 @@ def test_messages_come_out_in_the_order_they_went_in(
     account(mailbox, sent=capacity, accepted=capacity, handled=capacity)
 
 
-def test_a_lane_can_be_emptied_and_filled_again_any_number_of_times(
-    make: Make, capacity: int
-) -> None:
+def test_a_lane_can_be_emptied_and_filled_again_any_number_of_times(make: Make, capacity: int) -> None:
     mailbox = make(capacity)
     for _ in range(3):
         fill(mailbox, capacity)
@@ -188,9 +184,7 @@ def test_control_goes_before_normal_and_each_lane_keeps_its_order(make: Make) ->
     assert take_all(mailbox) == ["c0", "c1", "c2", "c3", "n0", "n1", "n2", "n3"]
 
 
-def test_control_has_a_capacity_of_its_own_and_always_rejects(
-    make: Make, capacity: int, policy: int
-) -> None:
+def test_control_has_a_capacity_of_its_own_and_always_rejects(make: Make, capacity: int, policy: int) -> None:
     mailbox = make(capacity, overflow=policy)
     fill(mailbox, capacity)
     fill(mailbox, capacity, "control")
@@ -198,9 +192,7 @@ def test_control_has_a_capacity_of_its_own_and_always_rejects(
     account(mailbox, sent=2 * capacity + 1, accepted=2 * capacity, rejected=1, pending=2 * capacity)
 
 
-def test_a_full_control_lane_leaves_the_normal_lane_its_room(
-    make: Make, capacity: int, policy: int
-) -> None:
+def test_a_full_control_lane_leaves_the_normal_lane_its_room(make: Make, capacity: int, policy: int) -> None:
     mailbox = make(capacity, overflow=policy)
     fill(mailbox, capacity, "control")
     fill(mailbox, capacity)
@@ -214,9 +206,7 @@ def test_drop_oldest_never_displaces_control_mail(make: Make, capacity: int) -> 
         assert mailbox.offer("new") == ("accepted", [number])
     taken = take_all(mailbox)
     assert [payload for payload in taken if payload != "new"] == list(range(capacity))
-    account(
-        mailbox, sent=3 * capacity, accepted=3 * capacity, dropped=capacity, handled=2 * capacity
-    )
+    account(mailbox, sent=3 * capacity, accepted=3 * capacity, dropped=capacity, handled=2 * capacity)
 
 
 def test_after_64_control_messages_in_a_row_one_normal_message_is_served(make: Make) -> None:
@@ -227,9 +217,7 @@ def test_after_64_control_messages_in_a_row_one_normal_message_is_served(make: M
         mailbox.offer(f"n{number}")
     taken = take_all(mailbox)
     assert [place for place, payload in enumerate(taken) if payload[0] == "n"] == [64, 129, 194]
-    assert [payload for payload in taken if payload[0] == "c"] == [
-        f"c{number}" for number in range(200)
-    ]
+    assert [payload for payload in taken if payload[0] == "c"] == [f"c{number}" for number in range(200)]
 
 
 def test_a_normal_message_ends_a_row_of_control_messages(make: Make) -> None:
@@ -286,9 +274,7 @@ def test_without_max_bytes_size_is_not_asked(make: Make) -> None:
     assert mailbox.waiting_bytes == 0
 
 
-def test_a_message_larger_than_the_whole_budget_is_refused_at_once(
-    make: Make, capacity: int, policy: int
-) -> None:
+def test_a_message_larger_than_the_whole_budget_is_refused_at_once(make: Make, capacity: int, policy: int) -> None:
     mailbox = make(capacity, max_bytes=10, overflow=policy)
     mailbox.offer(b"waits")
     assert mailbox.offer(b"x" * 11) == ("too_large", [])
@@ -360,9 +346,7 @@ def test_a_size_function_that_fails_raises_in_the_sender_and_counts_nothing(
 
 
 @pytest.mark.parametrize("size", [2**63 - 1, 2**62])
-def test_a_huge_size_is_larger_than_the_budget_also_beside_waiting_mail(
-    make: Make, size: int, policy: int
-) -> None:
+def test_a_huge_size_is_larger_than_the_budget_also_beside_waiting_mail(make: Make, size: int, policy: int) -> None:
     mailbox = make(8, max_bytes=10, overflow=policy, size=lambda payload: payload)
     mailbox.offer(1)
     assert mailbox.offer(size) == ("too_large", [])
@@ -449,9 +433,7 @@ def test_counters_add_up_and_name_what_does_not_balance() -> None:
     total = _core.Counters()
     total.add(mailbox.counters())
     total.add(mailbox.counters())
-    assert total.as_dict() == {
-        name: 2 * value for name, value in mailbox.counters().as_dict().items()
-    }
+    assert total.as_dict() == {name: 2 * value for name, value in mailbox.counters().as_dict().items()}
     total.count_rejected()
     assert (total.sent, total.rejected) == (5, 3)
     assert total.imbalance is None

@@ -79,9 +79,7 @@ async def in_a_thread(function: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(None, function)
 
 
-def test_reject_makes_tell_return_false_and_loses_nothing(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_reject_makes_tell_return_false_and_loses_nothing(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, agent = await held(bus)
@@ -110,9 +108,7 @@ def test_reject_makes_ask_raise_mailbox_full_at_once(run: Run, mesh: Mesh) -> No
     run(main)
 
 
-def test_drop_newest_accepts_the_message_and_makes_it_a_dead_letter(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_drop_newest_accepts_the_message_and_makes_it_a_dead_letter(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, agent = await held(bus, overflow=Overflow.DROP_NEWEST)
@@ -140,9 +136,7 @@ def test_drop_newest_answers_an_ask_with_mailbox_full_at_once(run: Run, mesh: Me
     run(main)
 
 
-def test_drop_oldest_makes_the_displaced_message_a_dead_letter(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_drop_oldest_makes_the_displaced_message_a_dead_letter(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, agent = await held(bus, overflow=Overflow.DROP_OLDEST)
@@ -156,9 +150,7 @@ def test_drop_oldest_makes_the_displaced_message_a_dead_letter(
 
 
 @pytest.mark.parametrize("where", ["in the loop", "in a thread"])
-def test_an_ask_that_is_displaced_gets_mailbox_full_at_once(
-    run: Run, mesh: Mesh, loop_kind: str, where: str
-) -> None:
+def test_an_ask_that_is_displaced_gets_mailbox_full_at_once(run: Run, mesh: Mesh, loop_kind: str, where: str) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with mesh() as bus:
@@ -167,11 +159,7 @@ def test_an_ask_that_is_displaced_gets_mailbox_full_at_once(
             await asyncio.sleep(0)
             assert letters(bus) == [(DeadLetterKind.DROPPED, 1)]
             started = loop.time()
-            told = (
-                ref.tell("displaces")
-                if where == "in the loop"
-                else await in_a_thread(lambda: ref.tell("displaces"))
-            )
+            told = ref.tell("displaces") if where == "in the loop" else await in_a_thread(lambda: ref.tell("displaces"))
             assert told is True
             with pytest.raises(MailboxFull, match=r"'held'.*dropped"):
                 await asking
@@ -225,9 +213,7 @@ def test_stop_makes_an_overflowing_ask_raise_mailbox_full(run: Run, mesh: Mesh) 
     run(main)
 
 
-def test_stop_fails_the_agent_on_the_loop_also_when_a_thread_overflows_it(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_stop_fails_the_agent_on_the_loop_also_when_a_thread_overflows_it(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         threads: list[int] = []
         async with mesh() as bus:
@@ -243,9 +229,7 @@ def test_stop_fails_the_agent_on_the_loop_also_when_a_thread_overflows_it(
     run(main)
 
 
-def test_dead_letters_of_mail_dropped_by_a_thread_are_told_on_the_loop(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_dead_letters_of_mail_dropped_by_a_thread_are_told_on_the_loop(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         threads: list[int] = []
         async with mesh() as bus:
@@ -262,9 +246,7 @@ def test_dead_letters_of_mail_dropped_by_a_thread_are_told_on_the_loop(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_send_waits_for_room_under_every_policy(
-    run: Run, mesh: Mesh, policy: Overflow, loop_kind: str
-) -> None:
+def test_send_waits_for_room_under_every_policy(run: Run, mesh: Mesh, policy: Overflow, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, agent = await held(bus, overflow=policy)
@@ -282,9 +264,7 @@ def test_send_waits_for_room_under_every_policy(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_send_raises_mailbox_full_at_its_timeout_under_every_policy(
-    run: Run, mesh: Mesh, policy: Overflow
-) -> None:
+def test_send_raises_mailbox_full_at_its_timeout_under_every_policy(run: Run, mesh: Mesh, policy: Overflow) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with mesh() as bus:
@@ -324,9 +304,7 @@ def test_a_tell_cannot_take_the_place_that_was_promised_to_a_waiting_sender(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_control_mail_finds_room_beside_a_full_normal_lane(
-    run: Run, mesh: Mesh, policy: Overflow
-) -> None:
+def test_control_mail_finds_room_beside_a_full_normal_lane(run: Run, mesh: Mesh, policy: Overflow) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, agent = await held(bus, capacity=1, overflow=policy)
@@ -360,9 +338,7 @@ def test_a_payload_larger_than_max_bytes_is_refused_at_once_under_every_policy(
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with mesh() as bus:
-            ref = await bus.spawn(
-                len, mailbox=MailboxPolicy(max_bytes=10, overflow=policy), name="small"
-            )
+            ref = await bus.spawn(len, mailbox=MailboxPolicy(max_bytes=10, overflow=policy), name="small")
             started = loop.time()
             assert ref.tell(b"x" * 11) is False
             for call in (ref.ask, ref.send):
@@ -397,9 +373,7 @@ def test_drop_oldest_displaces_as_many_as_the_bytes_need(run: Run, mesh: Mesh) -
 def test_send_waits_for_bytes_as_it_does_for_places(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         async with mesh() as bus:
-            ref, agent = await held(
-                bus, capacity=3, max_bytes=3, size=lambda payload: 2 if payload == "two" else 1
-            )
+            ref, agent = await held(bus, capacity=3, max_bytes=3, size=lambda payload: 2 if payload == "two" else 1)
             sends = [asyncio.ensure_future(ref.send(payload)) for payload in ("two", "one")]
             await asyncio.sleep(0)
             assert [send.done() for send in sends] == [False, False]
@@ -412,9 +386,7 @@ def test_send_waits_for_bytes_as_it_does_for_places(run: Run, mesh: Mesh) -> Non
 
 @pytest.mark.parametrize("how", ["tell", "ask", "send"])
 @pytest.mark.parametrize("value", [-1, "many", ZeroDivisionError])
-def test_a_failing_size_raises_in_the_sender_and_counts_nothing(
-    run: Run, mesh: Mesh, how: str, value: Any
-) -> None:
+def test_a_failing_size_raises_in_the_sender_and_counts_nothing(run: Run, mesh: Mesh, how: str, value: Any) -> None:
     def size(payload: object) -> Any:
         if value is ZeroDivisionError:
             raise value
@@ -422,10 +394,8 @@ def test_a_failing_size_raises_in_the_sender_and_counts_nothing(
 
     async def main() -> None:
         async with mesh() as bus:
-            ref = await bus.spawn(
-                lambda payload: payload, mailbox=MailboxPolicy(max_bytes=10, size=size)
-            )
-            with pytest.raises((ValueError, TypeError, ZeroDivisionError)):  # noqa: PT012
+            ref = await bus.spawn(lambda payload: payload, mailbox=MailboxPolicy(max_bytes=10, size=size))
+            with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
                 if how == "tell":
                     ref.tell(1)
                 else:

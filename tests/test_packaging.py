@@ -40,9 +40,7 @@ NOT_SOURCES = {"build", "dist", "__pycache__"}
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:
     """Run `command` without build variants or search paths from outside; return its stdout."""
     inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("PMESH_") and name != "PYTHONPATH"
+        name: value for name, value in os.environ.items() if not name.startswith("PMESH_") and name != "PYTHONPATH"
     }
     done = subprocess.run(
         [str(part) for part in command],
@@ -60,9 +58,7 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
 def project_files() -> list[str]:
     """Paths of the project's files: what git tracks or would track, else what an sdist unpacked."""
     if (ROOT / ".git").exists() and shutil.which("git"):
-        listed = run(
-            "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT
-        )
+        listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
         return sorted(name for name in listed.split("\0") if name and (ROOT / name).is_file())
     return sorted(
         path.relative_to(ROOT).as_posix()
@@ -78,10 +74,7 @@ def is_by_product(path: Path) -> bool:
         path.as_posix() in GENERATED_IN_SDIST
         or path.suffix == ".so"
         or not NOT_SOURCES.isdisjoint(folders)
-        or any(
-            folder.endswith(".egg-info") or (folder.startswith(".") and folder != ".ci")
-            for folder in folders
-        )
+        or any(folder.endswith(".egg-info") or (folder.startswith(".") and folder != ".ci") for folder in folders)
     )
 
 
@@ -130,11 +123,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     with tarfile.open(sdist) as archive:
         archive.extractall(scratch / "unpacked", filter="data")
         [top] = (scratch / "unpacked").iterdir()
-        names = {
-            member.name.removeprefix(f"{top.name}/")
-            for member in archive.getmembers()
-            if member.isfile()
-        }
+        names = {member.name.removeprefix(f"{top.name}/") for member in archive.getmembers() if member.isfile()}
     wheel = build("wheel", top, scratch / "wheel")
     with zipfile.ZipFile(wheel) as contents:
         wheel_names = set(contents.namelist())
@@ -158,9 +147,7 @@ def test_building_leaves_no_generated_file_among_the_sources(built: Built) -> No
 def test_wheel_holds_modules_stub_and_marker_and_no_source_of_the_core(built: Built) -> None:
     package = {name for name in built.wheel_names if name.startswith("pmesh/")}
     python = {
-        name
-        for name in built.sdist_names
-        if name.startswith("pmesh/") and name.endswith((".py", ".pyi", "py.typed"))
+        name for name in built.sdist_names if name.startswith("pmesh/") and name.endswith((".py", ".pyi", "py.typed"))
     }
     assert {"pmesh/_core.pyi", "pmesh/py.typed", "pmesh/__init__.py"} <= python
     assert package == python | {f"pmesh/_core{sysconfig.get_config_var('EXT_SUFFIX')}"}
@@ -198,9 +185,7 @@ def test_wheel_installs_into_a_fresh_environment_and_runs(built: Built, tmp_path
     venv.create(tmp_path / "venv", with_pip=True)
     scripts = tmp_path / "venv" / "bin"
     run(scripts / "python", "-m", "pip", "install", built.wheel, cwd=tmp_path)
-    program = (
-        "import json, pmesh, pmesh._core as c; print(json.dumps([pmesh.__file__, c.__file__]))"
-    )
+    program = "import json, pmesh, pmesh._core as c; print(json.dumps([pmesh.__file__, c.__file__]))"
     files = json.loads(run(scripts / "python", "-c", program, cwd=tmp_path))
     assert all(Path(file).is_relative_to(tmp_path / "venv") for file in files)
     assert "load" in run(scripts / "pmesh", "--help", cwd=tmp_path)
@@ -227,9 +212,7 @@ def test_the_core_is_generated_again_when_one_of_its_parts_changes(tmp_path: Pat
     run(*command, cwd=project, CC="true", LDSHARED="true")
     [generated] = project.glob("build/*/cython/pmesh/_core.c")
     part = min(project.glob("pmesh/_core_*.pxi"))
-    part.write_text(
-        part.read_text() + "\n\ncdef object _probe_of_a_changed_part():\n    return 1\n"
-    )
+    part.write_text(part.read_text() + "\n\ncdef object _probe_of_a_changed_part():\n    return 1\n")
     assert "_probe_of_a_changed_part" not in generated.read_text()
     run(*command, cwd=project, CC="true", LDSHARED="true")
     assert "_probe_of_a_changed_part" in generated.read_text()

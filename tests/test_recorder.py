@@ -28,9 +28,7 @@ PERCENTILES = (0, 0.1, 1, 1.1, 10, 25, 33.3, 50, 75, 90, 95, 99, 99.9, 99.99, 10
 in_range = st.one_of(
     st.integers(0, HIGHEST_NS),
     st.integers(0, 5_000),
-    st.builds(
-        lambda power, step: min(max(2**power + step, 0), HIGHEST_NS), st.integers(0, 35), st.integers(-2, 2)
-    ),
+    st.builds(lambda power, step: min(max(2**power + step, 0), HIGHEST_NS), st.integers(0, 35), st.integers(-2, 2)),
 )
 anything = st.one_of(in_range, st.integers(-(2**63), 2**63 - 1))
 # Decimals as a user writes them; hypothesis would otherwise spend its time on 1e-300.
@@ -125,12 +123,8 @@ def test_a_percentile_is_the_top_of_the_exact_ones_bucket_within_min_and_max(
         assert recorder.percentile(percentile) == min(bucket(truth)[1], max(values))
 
 
-@given(
-    values=st.lists(anything, min_size=1, max_size=60), percentiles=st.lists(st.floats(0, 100), min_size=2)
-)
-def test_percentiles_rise_with_p_and_stay_within_min_and_max(
-    values: list[int], percentiles: list[float]
-) -> None:
+@given(values=st.lists(anything, min_size=1, max_size=60), percentiles=st.lists(st.floats(0, 100), min_size=2))
+def test_percentiles_rise_with_p_and_stay_within_min_and_max(values: list[int], percentiles: list[float]) -> None:
     recorder = recorder_of(values)
     found = [recorder.percentile(percentile) for percentile in sorted(percentiles)]
     assert found == sorted(found)
@@ -140,9 +134,7 @@ def test_percentiles_rise_with_p_and_stay_within_min_and_max(
 
 
 @given(values=st.lists(anything, max_size=60), percentiles=st.lists(st.floats(0, 100)))
-def test_percentiles_in_one_sweep_equal_percentiles_one_by_one(
-    values: list[int], percentiles: list[float]
-) -> None:
+def test_percentiles_in_one_sweep_equal_percentiles_one_by_one(values: list[int], percentiles: list[float]) -> None:
     recorder = recorder_of(values)
     assert recorder.percentiles(percentiles) == [recorder.percentile(p) for p in percentiles]
     assert recorder.percentiles(iter(percentiles)) == recorder.percentiles(tuple(percentiles))
@@ -220,8 +212,7 @@ def test_mean_stddev_and_counts_equal_those_of_hdrh(hdrh: Any, name: str) -> Non
     assert recorder.mean == pytest.approx(min(max(histogram.get_mean_value(), low), high), rel=1e-12)
     assert recorder.stddev == pytest.approx(histogram.get_stddev(), rel=1e-9)
     assert [row[1:] for row in recorder.counts()] == [
-        (item.value_iterated_to, item.count_added_in_this_iter_step)
-        for item in histogram.get_recorded_iterator()
+        (item.value_iterated_to, item.count_added_in_this_iter_step) for item in histogram.get_recorded_iterator()
     ]
 
 
@@ -478,9 +469,7 @@ def test_an_object_with_index_is_recorded_as_its_int() -> None:
     assert (recorder.min, recorder.max) == (42, 43)
 
 
-@pytest.mark.parametrize(
-    "ask", [LatencyRecorder.percentile, lambda recorder, p: recorder.percentiles([50, p])]
-)
+@pytest.mark.parametrize("ask", [LatencyRecorder.percentile, lambda recorder, p: recorder.percentiles([50, p])])
 @pytest.mark.parametrize(
     ("percentile", "kind", "message"),
     [

@@ -47,9 +47,7 @@ def start(function: Callable[[int], None]) -> tuple[list[threading.Thread], list
         except BaseException as error:
             errors.append(error)
 
-    threads = [
-        threading.Thread(target=work, args=(number,), daemon=True) for number in range(THREADS)
-    ]
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(THREADS)]
     for thread in threads:
         thread.start()
     return threads, errors
@@ -88,9 +86,7 @@ def test_four_threads_tell_one_agent_each_in_order_and_every_message_is_accounte
 
 
 @pytest.mark.parametrize("policy", [Overflow.REJECT, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
-def test_stats_balance_at_every_instant_while_threads_tell_and_overflow(
-    run: Run, mesh: Mesh, policy: Overflow
-) -> None:
+def test_stats_balance_at_every_instant_while_threads_tell_and_overflow(run: Run, mesh: Mesh, policy: Overflow) -> None:
     async def main() -> None:
         receiver = Receiver()
         imbalances: list[Any] = []
@@ -106,23 +102,13 @@ def test_stats_balance_at_every_instant_while_threads_tell_and_overflow(
                 stats = bus.stats()
                 one = stats.agents["one"]
                 for account in (stats, one):
-                    ended = (
-                        account.handled
-                        + account.failed
-                        + account.expired
-                        + account.dropped
-                        + account.dead
-                    )
+                    ended = account.handled + account.failed + account.expired + account.dropped + account.dead
                     if (
                         account.sent != account.accepted + account.rejected
                         or account.accepted != ended + account.pending
                     ):
                         imbalances.append(account)
-                if (
-                    stats.imbalance is not None
-                    or one.imbalance is not None
-                    or not 0 <= one.pending <= 9
-                ):
+                if stats.imbalance is not None or one.imbalance is not None or not 0 <= one.pending <= 9:
                     imbalances.append(stats)
                 looks[who] += 1
 
@@ -159,9 +145,7 @@ def test_stats_balance_at_every_instant_while_threads_tell_and_overflow(
     run(main)
 
 
-def test_a_refused_tell_repeated_until_it_is_accepted_keeps_the_order(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_a_refused_tell_repeated_until_it_is_accepted_keeps_the_order(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         receiver = Receiver()
         refused = [0] * THREADS
@@ -186,9 +170,7 @@ def test_a_refused_tell_repeated_until_it_is_accepted_keeps_the_order(
     run(main)
 
 
-def test_asks_are_answered_while_threads_flood_the_agent(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_asks_are_answered_while_threads_flood_the_agent(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         receiver = Receiver()
         async with mesh() as bus:
@@ -212,9 +194,7 @@ def test_asks_are_answered_while_threads_flood_the_agent(
     run(main)
 
 
-def test_asks_that_threads_displace_are_each_answered_once(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_asks_that_threads_displace_are_each_answered_once(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         receiver = Receiver()
         async with mesh() as bus:
@@ -244,9 +224,7 @@ def test_asks_that_threads_displace_are_each_answered_once(
     run(main)
 
 
-def test_agents_that_stop_meanwhile_lose_nothing_uncounted(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_agents_that_stop_meanwhile_lose_nothing_uncounted(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             current = [await bus.spawn(lambda payload: payload)]
@@ -326,9 +304,7 @@ def test_tell_after_the_loop_was_closed_returns_false_and_raises_nothing(
     assert stats.sent == stats.accepted + 6
 
 
-def test_tell_after_asyncio_run_ended_returns_false(
-    mesh: Mesh, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_tell_after_asyncio_run_ended_returns_false(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> tuple[Any, Any]:
         bus = mesh()
         await bus.__aenter__()

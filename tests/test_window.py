@@ -24,9 +24,7 @@ class Gate(Agent):
     def __init__(self) -> None:
         self.handled: list[Any] = []
         self.permits = asyncio.Semaphore(0)
-        self.before: dict[
-            Any, Callable[[], object]
-        ] = {}  # called when that payload's handler starts
+        self.before: dict[Any, Callable[[], object]] = {}  # called when that payload's handler starts
 
     async def receive(self, payload: Any) -> Any:
         self.before.pop(payload, list)()
@@ -182,10 +180,7 @@ def test_send_waits_while_the_window_is_full(run: Run, mesh: Mesh, loop_kind: st
     async def main() -> None:
         seen: list[int] = []
         async with mesh(window=4) as bus:
-            refs = [
-                await bus.spawn(lambda payload: seen.append(bus._dispatcher.in_window))
-                for _ in range(3)
-            ]
+            refs = [await bus.spawn(lambda payload: seen.append(bus._dispatcher.in_window)) for _ in range(3)]
 
             async def sender(ref: AgentRef) -> None:
                 for _ in range(50):
@@ -217,9 +212,7 @@ def test_a_place_in_the_window_is_free_when_the_handler_ends(run: Run, mesh: Mes
     run(main)
 
 
-def test_a_place_in_the_window_is_free_when_the_handler_first_suspends(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_a_place_in_the_window_is_free_when_the_handler_first_suspends(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh(window=1) as bus:
             gates = Gates(bus)
@@ -239,9 +232,7 @@ def test_a_place_in_the_window_is_free_when_the_handler_first_suspends(
 
 
 @pytest.mark.parametrize("how", ["fails", "is unhandled", "is displaced", "is dead-lettered"])
-def test_a_place_in_the_window_is_free_however_the_message_ends(
-    run: Run, mesh: Mesh, how: str
-) -> None:
+def test_a_place_in_the_window_is_free_however_the_message_ends(run: Run, mesh: Mesh, how: str) -> None:
     class Handled(Agent):
         mailbox = MailboxPolicy(1, overflow=Overflow.DROP_OLDEST)
 
@@ -269,9 +260,7 @@ def test_a_place_in_the_window_is_free_however_the_message_ends(
     run(main)
 
 
-def test_those_who_wait_for_the_window_are_served_first_come_first_served(
-    run: Run, mesh: Mesh
-) -> None:
+def test_those_who_wait_for_the_window_are_served_first_come_first_served(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         order: list[int] = []
         async with mesh(window=1) as bus:
@@ -308,9 +297,7 @@ def test_tell_and_ask_take_no_place_in_the_window(run: Run, mesh: Mesh) -> None:
     run(main)
 
 
-def test_sends_from_handlers_are_exempt_from_the_window(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_sends_from_handlers_are_exempt_from_the_window(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh(window=1) as bus:
             sink = await bus.spawn(lambda payload: payload)
@@ -324,9 +311,7 @@ def test_sends_from_handlers_are_exempt_from_the_window(
                     noted.append(bus._dispatcher.in_window)
                     await asyncio.sleep(0)
                     await sink.send("after", timeout=1)
-                    task = asyncio.ensure_future(
-                        sink.send("from a task that it started", timeout=1)
-                    )
+                    task = asyncio.ensure_future(sink.send("from a task that it started", timeout=1))
                     await task
 
             relay = await bus.spawn(Relay)
@@ -342,9 +327,7 @@ def test_sends_from_handlers_are_exempt_from_the_window(
 
 
 @pytest.mark.parametrize("moment", ["before it suspends", "after"])
-def test_a_send_to_ones_own_full_mailbox_raises_at_once(
-    run: Run, mesh: Mesh, loop_kind: str, moment: str
-) -> None:
+def test_a_send_to_ones_own_full_mailbox_raises_at_once(run: Run, mesh: Mesh, loop_kind: str, moment: str) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         waited: list[float] = []
@@ -380,9 +363,7 @@ def test_a_send_to_ones_own_full_mailbox_raises_at_once(
     run(main)
 
 
-def test_a_send_to_ones_own_full_mailbox_waits_where_another_slot_makes_room(
-    run: Run, mesh: Mesh
-) -> None:
+def test_a_send_to_ones_own_full_mailbox_waits_where_another_slot_makes_room(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         class Selfish(Agent):
             mailbox = MailboxPolicy(1)
@@ -455,9 +436,7 @@ def test_two_agents_with_full_mailboxes_that_send_to_each_other_end_in_mailbox_f
 # Timeouts and cancellation.
 
 
-def test_a_send_without_room_times_out_and_is_counted_sent_and_rejected(
-    run: Run, mesh: Mesh
-) -> None:
+def test_a_send_without_room_times_out_and_is_counted_sent_and_rejected(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with mesh() as bus:
@@ -473,9 +452,7 @@ def test_a_send_without_room_times_out_and_is_counted_sent_and_rejected(
     run(main)
 
 
-def test_a_send_without_a_place_in_the_window_times_out_and_gives_its_room_back(
-    run: Run, mesh: Mesh
-) -> None:
+def test_a_send_without_a_place_in_the_window_times_out_and_gives_its_room_back(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with mesh(window=1) as bus:
@@ -520,9 +497,7 @@ def test_the_timeout_covers_room_and_window_together(run: Run, mesh: Mesh) -> No
     run(main)
 
 
-def test_a_send_cancelled_before_it_began_sends_nothing(
-    run: Run, mesh: Mesh, loop_kind: str
-) -> None:
+def test_a_send_cancelled_before_it_began_sends_nothing(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, gate = await Gates(bus).spawn(1)
@@ -667,9 +642,7 @@ def test_a_sender_cancelled_right_after_its_place_was_granted_passes_it_to_the_n
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_any_mix_of_cancels_timeouts_and_room_leaves_no_place_behind(
-    run: Run, mesh: Mesh, seed: int
-) -> None:
+def test_any_mix_of_cancels_timeouts_and_room_leaves_no_place_behind(run: Run, mesh: Mesh, seed: int) -> None:
     """Seeded interleavings; the seed is the test's parameter."""
 
     async def main() -> None:
@@ -702,9 +675,7 @@ def test_any_mix_of_cancels_timeouts_and_room_leaves_no_place_behind(
                     gate.permits.release()
             await asyncio.gather(*tasks, return_exceptions=True)
             await turns(50)
-            assert sorted(payload for _, gate in agents for payload in gate.handled) == sorted(
-                accepted
-            )
+            assert sorted(payload for _, gate in agents for payload in gate.handled) == sorted(accepted)
             for ref, _ in agents:
                 settled(bus, ref, capacity)
 
@@ -715,9 +686,7 @@ def test_any_mix_of_cancels_timeouts_and_room_leaves_no_place_behind(
 
 
 @pytest.mark.parametrize("how", ["stop", "kill", "drain"])
-def test_senders_that_wait_for_room_get_agent_stopped_at_once(
-    run: Run, mesh: Mesh, loop_kind: str, how: str
-) -> None:
+def test_senders_that_wait_for_room_get_agent_stopped_at_once(run: Run, mesh: Mesh, loop_kind: str, how: str) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with mesh() as bus:
@@ -742,9 +711,7 @@ def test_senders_that_wait_for_room_get_agent_stopped_at_once(
 
 
 @pytest.mark.parametrize("how", ["stop", "kill", "drain"])
-def test_senders_that_wait_for_the_window_get_agent_stopped_at_once(
-    run: Run, mesh: Mesh, how: str
-) -> None:
+def test_senders_that_wait_for_the_window_get_agent_stopped_at_once(run: Run, mesh: Mesh, how: str) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with mesh(window=1) as bus:
@@ -769,9 +736,7 @@ def test_senders_that_wait_for_the_window_get_agent_stopped_at_once(
     run(main)
 
 
-def test_a_sender_granted_a_place_in_the_tick_in_which_the_agent_stops_gets_agent_stopped(
-    run: Run, mesh: Mesh
-) -> None:
+def test_a_sender_granted_a_place_in_the_tick_in_which_the_agent_stops_gets_agent_stopped(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref, gate = await Gates(bus).spawn(1)
@@ -794,9 +759,7 @@ def test_a_sender_granted_a_place_in_the_tick_in_which_the_agent_stops_gets_agen
     run(main)
 
 
-def test_a_send_to_a_stopped_agent_raises_agent_stopped_and_counts_rejected(
-    run: Run, mesh: Mesh
-) -> None:
+def test_a_send_to_a_stopped_agent_raises_agent_stopped_and_counts_rejected(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         async with mesh() as bus:
             ref = await bus.spawn(lambda payload: payload, name="gone")

@@ -48,9 +48,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Let time pass inside a callback, as code does that keeps the loop busy."""
         self._now_ns += round(seconds * SECOND_NS)
         if self._now_ns > START_NS + HORIZON_NS:
-            raise Deadlock(
-                f"still busy after {HORIZON_NS // SECOND_NS} virtual s; tasks:\n{self._tasks()}"
-            )
+            raise Deadlock(f"still busy after {HORIZON_NS // SECOND_NS} virtual s; tasks:\n{self._tasks()}")
         self.clock.set_ns(self._now_ns)
 
     @contextlib.contextmanager
@@ -88,8 +86,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             events = selector.select(THREAD_PATIENCE_SECONDS)
             if not events:
                 raise Deadlock(
-                    f"no thread called the loop for {THREAD_PATIENCE_SECONDS:g} real seconds;"
-                    f" tasks:\n{self._tasks()}"
+                    f"no thread called the loop for {THREAD_PATIENCE_SECONDS:g} real seconds; tasks:\n{self._tasks()}"
                 )
         elif timeout is None:
             raise Deadlock(f"nothing is ready and nothing is scheduled; tasks:\n{self._tasks()}")

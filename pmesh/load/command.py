@@ -218,9 +218,7 @@ class _JsonStdout:
             sys.stdout.write(_dump(document))
             sys.stdout.flush()
         except OSError as error:
-            raise OutputFailed(
-                f"the JSON could not be written to stdout: {error.strerror}"
-            ) from None
+            raise OutputFailed(f"the JSON could not be written to stdout: {error.strerror}") from None
 
 
 class _JsonFile:

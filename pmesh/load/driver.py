@@ -65,9 +65,7 @@ class Sender:
 
     __slots__ = ("_payload_bytes", "_sends", "sent")
 
-    def __init__(
-        self, sends: Sequence[Callable[[bytes], Awaitable[None]]], payload_bytes: int
-    ) -> None:
+    def __init__(self, sends: Sequence[Callable[[bytes], Awaitable[None]]], payload_bytes: int) -> None:
         self._sends = sends
         self._payload_bytes = payload_bytes
         self.sent = 0
@@ -121,9 +119,7 @@ class Driver:
         if isinstance(self.window, bool) or not isinstance(self.window, int):
             raise InvalidType(f"window is {window!r}; it must be a whole number of messages")
         if not 1 <= self.window <= MOST_IN_FLIGHT:
-            raise InvalidArgument(
-                f"window is {window}; it must be from 1 to {MOST_IN_FLIGHT:,} messages in flight"
-            )
+            raise InvalidArgument(f"window is {window}; it must be from 1 to {MOST_IN_FLIGHT:,} messages in flight")
         self._objectives = tuple(objectives)
         self._on_progress = on_progress
         self._sending: asyncio.Future[list[BaseException | None]] | None = None
@@ -196,9 +192,7 @@ class Driver:
             senders.append(Sender(share[turn:] + share[:turn], profile.payload_bytes))
         return senders
 
-    async def _run_round(
-        self, mesh: Coordinator, senders: list[Sender], some_ref: AgentRef, meter: Meter
-    ) -> None:
+    async def _run_round(self, mesh: Coordinator, senders: list[Sender], some_ref: AgentRef, meter: Meter) -> None:
         handled = mesh.latency_of(some_ref).latency
         meter.start()
         started_ns = time.perf_counter_ns()
@@ -224,9 +218,7 @@ class Driver:
         while handled.count < sent:
             await asyncio.sleep(0)
             turns += 1
-            if turns % TURNS_PER_LOOK == 0 and (
-                not mesh.stats().pending or time.perf_counter_ns() > give_up_ns
-            ):
+            if turns % TURNS_PER_LOOK == 0 and (not mesh.stats().pending or time.perf_counter_ns() > give_up_ns):
                 return
 
     def _report(
@@ -267,9 +259,7 @@ def find_faults(stats: Stats, sent: int, received: int) -> list[str]:
     faults = []
     ended = stats.handled + stats.failed + stats.expired + stats.dropped + stats.dead
     if stats.sent != stats.accepted + stats.rejected:
-        faults.append(
-            f"sent {stats.sent} is not accepted {stats.accepted} + rejected {stats.rejected}"
-        )
+        faults.append(f"sent {stats.sent} is not accepted {stats.accepted} + rejected {stats.rejected}")
     if stats.accepted != ended + stats.pending:
         faults.append(
             f"accepted {stats.accepted} is not handled {stats.handled} + failed {stats.failed}"
@@ -283,10 +273,7 @@ def find_faults(stats: Stats, sent: int, received: int) -> list[str]:
     if stats.sent != sent:
         faults.append(f"the coordinator counted {stats.sent} sent, the senders {sent}")
     if stats.handled + stats.failed != received:
-        faults.append(
-            f"the coordinator counted {stats.handled} handled + {stats.failed} failed,"
-            f" the agents {received}"
-        )
+        faults.append(f"the coordinator counted {stats.handled} handled + {stats.failed} failed, the agents {received}")
     return faults
 
 

@@ -118,6 +118,4 @@ def find_profile(profile: Profile | str) -> Profile:
     try:
         return PROFILES[profile]
     except KeyError:
-        raise InvalidArgument(
-            f"no profile is called {profile!r}; there are {', '.join(PROFILES)}"
-        ) from None
+        raise InvalidArgument(f"no profile is called {profile!r}; there are {', '.join(PROFILES)}") from None

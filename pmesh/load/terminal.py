@@ -94,9 +94,7 @@ class Screen:
             self._environment_shown = True
             self._print(Text(_environment_text(report.environment), style="dim"))
         self._print()
-        self._print(
-            Text(f"{profile.name}{' (interrupted)' if report.interrupted else ''}", style="bold")
-        )
+        self._print(Text(f"{profile.name}{' (interrupted)' if report.interrupted else ''}", style="bold"))
         self._print(
             Text(
                 f"{profile.agents} agents x {profile.messages_per_agent:,} messages"

@@ -156,13 +156,14 @@ class AgentContext:
         name: str | None = None,
         mailbox: MailboxPolicy | None = None,
         concurrency: int | None = None,
+        own_recorders: bool = False,
         **kwargs: object,
     ) -> AgentRef:
         """Start a child, as `Coordinator.spawn` does; it stops before this agent does.
 
         Cancel safety: a cancelled call has started nothing.
         """
-        return await self.coordinator._spawn(factory, args, kwargs, name, mailbox, concurrency, self.ref)
+        return await self.coordinator._spawn(factory, args, kwargs, name, mailbox, concurrency, own_recorders, self.ref)
 
     def stop(self) -> None:
         """Stop this agent once the handler in hand is over; mail that waits becomes dead letters."""

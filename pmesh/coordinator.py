@@ -10,7 +10,6 @@ import functools
 import itertools
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -40,7 +39,6 @@ from pmesh.agent import (
     Request,
     check_concurrency,
     function_table,
-    is_overridden,
     table_of,
 )
 from pmesh.deadletters import DeadLetter, DeadLetterKind, DeadLetters
@@ -50,12 +48,12 @@ from pmesh.errors import (
     InvalidArgument,
     InvalidType,
     NameInUse,
-    StartFailed,
     UnknownAgent,
     UsedAfterFork,
     WrongLoop,
 )
-from pmesh.lifecycle import Lifecycle, State, StopReason
+from pmesh.lifecycle import State, StopReason
+from pmesh.lives import Kind, Life, Lives
 from pmesh.stats import Stats
 
 __all__ = ["Coordinator"]
@@ -63,9 +61,6 @@ __all__ = ["Coordinator"]
 logger = logging.getLogger("pmesh")
 
 Answer = TypeVar("Answer")
-
-# A handler that does not end within this time of being cancelled is written off, so that kill is bounded.
-KILL_GRACE_SECONDS = 5.0
 
 # How many names the error for an unknown one suggests.
 SUGGESTIONS = 3
@@ -80,43 +75,6 @@ def _mark_forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_mark_forked)
-
-
-class _Life(Lifecycle):
-    """The coordinator's record of one agent."""
-
-    __slots__ = ("cell", "children", "ended", "parent", "quiet", "reason", "starting", "stopper")
-
-    def __init__(self, name: str, parent: _Life | None) -> None:
-        self.name = name
-        self.state = State.NEW
-        self.cell: Cell
-        self.parent = parent
-        self.children: dict[str, _Life] | None = None  # in order of start
-        self.starting: asyncio.Future[None] | None = None  # done once a suspended on_start is over
-        self.quiet: asyncio.Future[None] | None = None  # done once nothing is pending
-        self.stopper: asyncio.Task[None] | None = None  # ends the agent; there is only ever one
-        self.ended: asyncio.Future[None] | None = None  # for those who wait for the end
-        self.reason: StopReason | None = None
-
-    def on_quiet(self) -> None:
-        """The core calls this when nothing is pending and somebody asked to know."""
-        if self.quiet is not None and not self.quiet.done():
-            self.quiet.set_result(None)
-
-
-class _Kind:
-    """What the agents of one factory have in common in one coordinator."""
-
-    __slots__ = ("agent_class", "base_name", "has_on_start", "meter", "table")
-
-    def __init__(self, agent_class: type[Agent] | None, table: HandlerTable, meter: Meter, factory: Any) -> None:
-        self.agent_class = agent_class
-        self.table = table
-        self.meter = meter
-        named = agent_class or factory
-        self.base_name = str(getattr(named, "__name__", type(named).__name__)).lower()
-        self.has_on_start = agent_class is not None and is_overridden(agent_class, "on_start")
 
 
 class Coordinator:
@@ -163,13 +121,11 @@ class Coordinator:
         self._slice_seconds = timeout_seconds(slice_seconds, "slice_seconds")
         self._clock = Clock() if clock is None else clock
         self._chooser = chooser
-        self._lives: dict[str, _Life] = {}  # in order of start
+        self._lives = Lives(self._drain_timeout)
         self._numbers = itertools.count(1)
-        self._kinds: dict[type, _Kind] = {}
+        self._kinds: dict[type, Kind] = {}
         self._meters: dict[object, Meter] = {}
-        self._stopped_total = Counters()  # what stopped agents leave to the account
         self._strays = Counters()  # messages to names that nobody has
-        self._registry_lock = threading.Lock()  # stats() sees a stopping agent once, in any thread
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
         self._forked = False
@@ -191,6 +147,7 @@ class Coordinator:
             slice_seconds=self._slice_seconds,
             chooser=self._chooser,
         )
+        self._lives.open(loop, self._dispatcher)
         # asyncio.run cancels all tasks when it ends; this one hears of it for all agents.
         self._keeper = loop.create_task(self._keep(), name=f"pmesh-{self.name}")
         _dispatchers.add(self)
@@ -217,20 +174,20 @@ class Coordinator:
         self._check_loop("close")
         seconds = self._drain_timeout if timeout is None else timeout_seconds(timeout, "timeout")
         self._dispatcher.closing = True
-        for life in self._lives.values():
+        for life in self._lives.by_name.values():
             life.cell.refuse_waiters(outside_only=True)
         finish = StopReason.SHUTDOWN
         try:
-            if not await self._all_quiet(seconds):
+            if not await self._lives.all_quiet(seconds):
                 logger.warning(
-                    "coordinator %r: %s after draining for %g s", self.name, self._what_is_pending(), seconds
+                    "coordinator %r: %s after draining for %g s", self.name, self._lives.what_is_pending(), seconds
                 )
                 finish = StopReason.DRAIN_TIMEOUT
-            await self._stop_all(finish)
+            await self._lives.stop_all(finish)
         except asyncio.CancelledError:
-            for life in reversed(list(self._lives.values())):
-                self._begin_stop(life, StopReason.KILLED)
-            await self._stop_all(StopReason.KILLED)
+            for life in reversed(list(self._lives.by_name.values())):
+                self._lives.begin_stop(life, StopReason.KILLED)
+            await self._lives.stop_all(StopReason.KILLED)
             raise
         finally:
             self._closed = True
@@ -240,28 +197,6 @@ class Coordinator:
             self.dead_letters.log_summary()
             _dispatchers.discard(self)
 
-    async def _all_quiet(self, seconds: float) -> bool:
-        """Wait until no agent has anything pending, since handlers may still send to each other."""
-        give_up = self._loop.time() + seconds
-        while True:
-            busy = [life for life in self._lives.values() if life.cell.pending]
-            if not busy:
-                return True
-            for life in busy:
-                if not await self._quiet(life, give_up - self._loop.time()):
-                    return False
-
-    def _what_is_pending(self) -> str:
-        busy = {name: life.cell.pending for name, life in self._lives.items() if life.cell.pending}
-        shown = ", ".join(f"{name} has {count}" for name, count in itertools.islice(busy.items(), 5))
-        return (
-            f"{sum(busy.values())} messages pending in {len(busy)} agents ({shown}{', ...' if len(busy) > 5 else ''})"
-        )
-
-    async def _stop_all(self, reason: StopReason) -> None:
-        for life in reversed(list(self._lives.values())):
-            await self._stop(life, reason)
-
     async def _keep(self) -> None:
         try:
             await self._loop.create_future()
@@ -270,9 +205,9 @@ class Coordinator:
                 raise
             logger.warning("coordinator %r was not left before its event loop ended; its agents are killed", self.name)
             self._dispatcher.closing = True
-            for life in reversed(list(self._lives.values())):
-                self._begin_stop(life, StopReason.KILLED)
-            await self._stop_all(StopReason.KILLED)
+            for life in reversed(list(self._lives.by_name.values())):
+                self._lives.begin_stop(life, StopReason.KILLED)
+            await self._lives.stop_all(StopReason.KILLED)
             self._closed = True
             self._dispatcher.end()
             raise
@@ -286,6 +221,7 @@ class Coordinator:
         name: str | None = None,
         mailbox: MailboxPolicy | None = None,
         concurrency: int | None = None,
+        own_recorders: bool = False,
         **kwargs: object,
     ) -> AgentRef:
         """Start an agent and return its ref once `on_start` is over.
@@ -295,6 +231,8 @@ class Coordinator:
                 `kwargs`; or a function of one payload, which is then the agent's only handler.
             name: Unique among living agents; made from the class by default.
             mailbox, concurrency: Override the class attributes of the same names.
+            own_recorders: Record this agent's times apart from those of its class, in 648 KiB of its own;
+                `latency_of` shows them. They are added to those of the class when it stops.
 
         Raises:
             NameInUse: An agent of that name is alive.
@@ -303,7 +241,7 @@ class Coordinator:
 
         Cancel safety: a cancelled call has started nothing; `on_start` is cancelled with it.
         """
-        return await self._spawn(factory, args, kwargs, name, mailbox, concurrency, None)
+        return await self._spawn(factory, args, kwargs, name, mailbox, concurrency, own_recorders, None)
 
     async def _spawn(
         self,
@@ -313,6 +251,7 @@ class Coordinator:
         name: str | None,
         mailbox: MailboxPolicy | None,
         concurrency: int | None,
+        own_recorders: bool,
         parent: AgentRef | None,
     ) -> AgentRef:
         self._check_loop("spawn")
@@ -334,7 +273,7 @@ class Coordinator:
             raise InvalidType(f"name is {name!r}; it must be a str")
         elif not name:
             raise InvalidArgument("name is ''; it must not be empty")
-        if name in self._lives:
+        if name in self._lives.by_name:
             raise NameInUse(
                 f"an agent named {name!r} is alive in coordinator {self.name!r}; stop it or choose another name"
             )
@@ -343,7 +282,7 @@ class Coordinator:
             agent = factory(*args, **kwargs)
             if not isinstance(agent, Agent):
                 raise InvalidType(f"{factory!r} made {agent!r}; it must make an Agent")
-        life = _Life(name, elder)
+        life = Life(name, elder)
         defaults = kind.agent_class or Agent
         cell = Cell(
             defaults.mailbox if mailbox is None else mailbox,
@@ -351,73 +290,36 @@ class Coordinator:
             kind.table,
             name,
             agent,
-            kind.meter,
+            Meter() if own_recorders else kind.meter,
             concurrency=defaults.concurrency if concurrency is None else concurrency,
         )
         life.cell = cell
+        life.kind = kind
         cell.life = life
         if agent is not None:
             agent.context = AgentContext(cell.ref, self)
-        self._lives[name] = life
-        if elder is not None:
-            if elder.children is None:
-                elder.children = {}
-            elder.children[name] = life
-        life.move(State.STARTING)
+        self._lives.add(life)
         if agent is not None and kind.has_on_start:
-            await self._run_on_start(life, agent)
+            await self._lives.run_on_start(life, agent)
         if life.state is State.DRAINING:
             # Drained while it started: it handles what it was sent, and is gone.
             cell.resume()
-            await self._ended(life)
-            raise self._start_failed(life)
+            await self._lives.until_ended(life)
+            raise self._lives.start_failed(life)
         life.move(State.RUNNING)
         cell.resume()
         return cell.ref
 
-    async def _run_on_start(self, life: _Life, agent: Agent) -> None:
-        """Run `on_start` in the agent's own Task; leaves the agent STARTING or DRAINING, or raises once it ended."""
-        error: BaseException | None = None
-        try:
-            hook = life.cell.run_hook(agent.on_start)
-            if hook is not None:
-                life.starting = self._loop.create_future()
-                try:
-                    await hook
-                except asyncio.CancelledError:
-                    life.cell.cancel_handlers()
-                    raise
-                finally:
-                    life.starting.set_result(None)
-        except BaseException as raised:  # noqa: BLE001 - raised again below, once the agent has ended
-            error = raised
-        if error is None and life.state in (State.STARTING, State.DRAINING):
-            return
-        if error is not None and life.state in (State.STARTING, State.DRAINING):
-            if life.stopper is not None:
-                life.stopper.cancel()
-                life.stopper = None
-            life.cell.close()
-            life.move(State.FAILED)
-            self._begin_stop(life, StopReason.FAILED, run_on_stop=False)
-            await self._ended(life)
-            raise error
-        await self._ended(life)
-        raise self._start_failed(life) from error
-
-    def _start_failed(self, life: _Life) -> StartFailed:
-        return StartFailed(f"agent {life.name!r} was stopped while it started")
-
     def _make_name(self, base: str) -> str:
         while True:
             name = f"{base}-{next(self._numbers)}"
-            if name not in self._lives:
+            if name not in self._lives.by_name:
                 return name
 
-    def _kind_of(self, factory: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> _Kind:
+    def _kind_of(self, factory: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> Kind:
         """What agents from `factory` have in common; looked up again for each spawn unless it is a class."""
         agent_class, table = _resolve_factory(factory, args, kwargs)
-        kind = _Kind(agent_class, table, self._meter_of(agent_class or factory), factory)
+        kind = Kind(agent_class, table, self._meter_of(agent_class or factory), factory)
         if isinstance(factory, type):
             self._kinds[factory] = kind
         return kind
@@ -444,22 +346,26 @@ class Coordinator:
         """
         return self._life(name).cell.ref
 
-    def _life(self, name: object) -> _Life:
-        life = self._lives.get(name) if isinstance(name, str) else None
+    def _life(self, name: object) -> Life:
+        life = self._lives.by_name.get(name) if isinstance(name, str) else None
         if life is not None:
             return life
         if not isinstance(name, str):
             raise InvalidType(f"agent is {name!r}; it must be an AgentRef or the name of one")
         import difflib  # only to word this error
 
-        close = difflib.get_close_matches(name, self._lives, SUGGESTIONS)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; {len(self._lives)} agents are alive"
+        close = difflib.get_close_matches(name, self._lives.by_name, SUGGESTIONS)
+        hint = (
+            f"; did you mean {' or '.join(map(repr, close))}?"
+            if close
+            else f"; {len(self._lives.by_name)} agents are alive"
+        )
         raise UnknownAgent(f"no agent named {name!r} is alive in coordinator {self.name!r}{hint}")
 
-    def _life_of(self, agent: AgentRef | str) -> _Life:
+    def _life_of(self, agent: AgentRef | str) -> Life:
         if isinstance(agent, AgentRef):
             life = cell_of(agent).life
-            if not isinstance(life, _Life) or cell_of(agent).dispatcher is not self._dispatcher:
+            if not isinstance(life, Life) or cell_of(agent).dispatcher is not self._dispatcher:
                 raise InvalidArgument(f"{agent!r} belongs to another coordinator than {self.name!r}")
             return life
         return self._life(agent)
@@ -568,7 +474,7 @@ class Coordinator:
         Cancel safety: a cancelled call still stops the agent, and does not wait for it.
         """
         self._check_loop("stop")
-        await self._stop(self._life_of(agent), StopReason.STOPPED)
+        await self._lives.stop(self._life_of(agent), StopReason.STOPPED)
 
     async def drain(self, agent: AgentRef | str, *, timeout: float | None = None) -> bool:
         """Refuse new mail, handle what was accepted before, then stop.
@@ -585,10 +491,10 @@ class Coordinator:
         self._check_loop("drain")
         life = self._life_of(agent)
         seconds = self._drain_timeout if timeout is None else timeout_seconds(timeout, "timeout")
-        self._begin_drain(life, seconds)
-        if self._called_from(life):
+        self._lives.begin_drain(life, seconds)
+        if self._lives.called_from(life):
             return True
-        await self._ended(life)
+        await self._lives.until_ended(life)
         return life.reason is not StopReason.DRAIN_TIMEOUT
 
     async def kill(self, agent: AgentRef | str) -> None:
@@ -598,159 +504,10 @@ class Coordinator:
         counts failed. Cancel safety: a cancelled call still kills the agent, and does not wait for it.
         """
         self._check_loop("kill")
-        await self._stop(self._life_of(agent), StopReason.KILLED)
+        await self._lives.stop(self._life_of(agent), StopReason.KILLED)
 
     def _stop_soon(self, ref: AgentRef) -> None:
-        self._begin_stop(self._life_of(ref), StopReason.STOPPED)
-
-    async def _stop(self, life: _Life, reason: StopReason) -> None:
-        self._begin_stop(life, reason)
-        if not self._called_from(life):
-            await self._ended(life)
-
-    def _called_from(self, life: _Life) -> bool:
-        """Whether a handler of this agent, or of one below it, is what calls: its end cannot be awaited there."""
-        cell = self._dispatcher.current_cell()
-        caller = None if cell is None else cell.life
-        while caller is not None:
-            if caller is life:
-                return True
-            caller = caller.parent
-        return False
-
-    async def _ended(self, life: _Life) -> None:
-        """Wait for the end of an agent that is being stopped."""
-        if life.state is State.STOPPED:
-            return
-        if life.ended is None:
-            life.ended = self._loop.create_future()
-        # Many may wait for the one end, and none of them may cancel it for the others.
-        await asyncio.shield(life.ended)
-
-    def _begin_drain(self, life: _Life, seconds: float) -> None:
-        if life.stopper is not None or life.state in (State.STOPPING, State.STOPPED):
-            return
-        life.cell.close()
-        life.cell.refuse_waiters()
-        if life.state is not State.DRAINING:
-            life.move(State.DRAINING)
-        life.stopper = self._loop.create_task(self._drain(life, seconds), name=f"pmesh-drain-{life.name}")
-
-    async def _drain(self, life: _Life, seconds: float) -> None:
-        give_up = self._loop.time() + seconds
-        if life.starting is not None:
-            await asyncio.wait([life.starting], timeout=seconds)
-        done = await self._quiet(life, give_up - self._loop.time())
-        if life.state is State.DRAINING:
-            life.move(State.STOPPING)
-            await self._end(life, StopReason.DRAINED if done else StopReason.DRAIN_TIMEOUT, True)
-
-    def _begin_stop(self, life: _Life, reason: StopReason, *, run_on_stop: bool = True) -> None:
-        """Close the mailbox and start the end; a kill hastens an end that has begun."""
-        if life.state is State.STOPPED:
-            return
-        life.cell.close()
-        if life.state is State.STOPPING:
-            if reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT):
-                self._force(life)
-            return
-        if life.stopper is not None:
-            life.stopper.cancel()  # a drain that is hastened
-        starting = life.state is State.STARTING
-        life.cell.discard()
-        life.move(State.STOPPING)
-        if starting:
-            run_on_stop = False
-            life.cell.cancel_handlers()
-        agent = life.cell.agent
-        run_on_stop = run_on_stop and agent is not None and is_overridden(type(agent), "on_stop")
-        if not (life.children or life.cell.pending or run_on_stop or starting):
-            # Nothing to wait for: most agents of a large mesh end here, without a task of their own.
-            self._finish(life, reason)
-            return
-        life.stopper = self._loop.create_task(self._end(life, reason, run_on_stop), name=f"pmesh-stop-{life.name}")
-
-    async def _end(self, life: _Life, reason: StopReason, run_on_stop: bool) -> None:
-        """Children, the message in hand, `on_stop`, and the last entries in the account; state is STOPPING."""
-        cell = life.cell
-        forced = reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT)
-        try:
-            if life.starting is not None:
-                if not life.starting.done():
-                    self._loop.call_later(KILL_GRACE_SECONDS, self._write_off, life)
-                await asyncio.shield(life.starting)
-            for child in reversed(list((life.children or {}).values())):
-                self._begin_stop(child, reason)
-                await self._ended(child)
-            cell.discard()
-            if forced:
-                self._force(life)
-            if not await self._quiet(life, self._drain_timeout if reason is StopReason.SHUTDOWN else None):
-                self._force(life)
-                await self._quiet(life, None)
-            if run_on_stop:
-                await self._run_on_stop(life, reason)
-        finally:
-            self._finish(life, reason)
-
-    async def _run_on_stop(self, life: _Life, reason: StopReason) -> None:
-        """Run `on_stop`, bounded in time; whatever it raises is logged, so that the agent ends."""
-        cell = life.cell
-        if cell.agent is None or not is_overridden(type(cell.agent), "on_stop"):
-            return
-        try:
-            hook = cell.run_hook(cell.agent.on_stop, reason)
-            if hook is not None:
-                async with asyncio.timeout(self._drain_timeout):
-                    await hook
-        except TimeoutError:
-            cell.cancel_handlers()
-            logger.error("agent %r: on_stop did not end within %g s", life.name, self._drain_timeout)
-        except (Exception, asyncio.CancelledError):
-            logger.exception("agent %r: on_stop failed", life.name)
-
-    def _force(self, life: _Life) -> None:
-        """Dead-letter what waits and cancel what runs; what outlives that is written off, so that it ends."""
-        life.cell.discard()
-        if life.cell.cancel_handlers():
-            self._loop.call_later(KILL_GRACE_SECONDS, self._write_off, life)
-
-    def _write_off(self, life: _Life) -> None:
-        written_off = life.cell.abandon_handlers() if life.state is not State.STOPPED else 0
-        if written_off:
-            logger.error(
-                "agent %r: %d handlers went on %g s after they were cancelled; their messages count failed",
-                life.name,
-                written_off,
-                KILL_GRACE_SECONDS,
-            )
-
-    def _finish(self, life: _Life, reason: StopReason) -> None:
-        """The last step of every end: out of the registry, and into the total of stopped agents."""
-        cell = life.cell
-        life.reason = reason
-        cell.end_slots()
-        with self._registry_lock:
-            self._lives.pop(life.name, None)
-            cell.bequeath(self._stopped_total)
-        if life.parent is not None and life.parent.children is not None:
-            life.parent.children.pop(life.name, None)
-        life.move(State.STOPPED)
-        if life.ended is not None and not life.ended.done():
-            life.ended.set_result(None)
-
-    async def _quiet(self, life: _Life, seconds: float | None) -> bool:
-        """Wait until nothing is pending for an agent; False when that took too long."""
-        if not life.cell.pending:
-            return True
-        if life.quiet is None or life.quiet.done():
-            life.quiet = self._loop.create_future()
-            life.cell.watch_quiet()
-        if seconds is None:
-            await asyncio.shield(life.quiet)
-            return True
-        done, _ = await asyncio.wait([life.quiet], timeout=max(seconds, 0.0))
-        return bool(done)
+        self._lives.begin_stop(self._life_of(ref), StopReason.STOPPED)
 
     # What the core reports.
 
@@ -769,29 +526,18 @@ class Coordinator:
         )
 
     def on_overflow(self, cell: Cell, payload_type: str) -> None:
-        life = cell.life
-        if life.state in (State.RUNNING, State.DRAINING, State.STARTING):
-            logger.error(
-                "agent %r failed: its mailbox overflowed with %s, and its policy is STOP",
-                cell.name,
-                payload_type,
-            )
-            cell.close()
-            life.move(State.FAILED)
-            self._begin_stop(life, StopReason.FAILED)
+        self._lives.fail_overflowed(cell, payload_type)
 
     def on_killed(self, cell: Cell) -> None:
-        if cell.life.state not in (State.STOPPING, State.STOPPED):
-            logger.warning("agent %r: its task was cancelled from outside, which kills the agent", cell.name)
-            self._begin_stop(cell.life, StopReason.KILLED)
+        self._lives.kill_cancelled(cell)
 
     # Looking.
 
     def stats(self) -> Stats:
         """The account of all agents together and of each living one, at this instant."""
-        with self._registry_lock:
-            stats = Stats({name: life.cell.counters() for name, life in list(self._lives.items())})
-            stats.add(self._stopped_total)
+        with self._lives.lock:
+            stats = Stats({name: life.cell.counters() for name, life in list(self._lives.by_name.items())})
+            stats.add(self._lives.stopped_total)
         stats.add(self._strays)
         return stats
 
@@ -812,17 +558,27 @@ class Coordinator:
 
     def _merged(self, kind: str) -> LatencyRecorder:
         merged = LatencyRecorder()
-        for meter in list(self._meters.values()):
-            merged.merge(getattr(meter, kind))
+        with self._lives.lock:
+            for meter in self._all_meters():
+                merged.merge(getattr(meter, kind))
         return merged
 
+    def _all_meters(self) -> list[Meter]:
+        own = [
+            life.cell.recorders
+            for life in list(self._lives.by_name.values())
+            if life.cell.recorders is not life.kind.meter
+        ]
+        return [*list(self._meters.values()), *own]
+
     def latency_of(self, agent: AgentRef | str) -> Meter:
-        """The recorders `queue`, `service` and `latency` that this agent's class shares."""
+        """The recorders `queue`, `service` and `latency` of this agent, which it shares with its class unless
+        it was spawned with `own_recorders`."""
         return self._life_of(agent).cell.recorders
 
     def reset_latency(self) -> None:
         """Start the recorders afresh, as after a warm-up; the account goes on."""
-        for meter in self._meters.values():
+        for meter in self._all_meters():
             meter.queue.reset()
             meter.service.reset()
             meter.latency.reset()
@@ -835,7 +591,7 @@ class Coordinator:
     @property
     def agents(self) -> tuple[str, ...]:
         """Names of the living agents, in order of start."""
-        return tuple(self._lives)
+        return tuple(self._lives.by_name)
 
     # Guards.
 
@@ -872,7 +628,7 @@ class Coordinator:
         elif self._closed:
             status = "closed"
         else:
-            status = f"{len(self._lives)} agents"
+            status = f"{len(self._lives.by_name)} agents"
         return f"<Coordinator {self.name!r} {status}>"
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -725,19 +723,3 @@ def test_anyio_scopes_and_groups_work_in_a_handler(handled: Handled) -> None:
 
 
 # The debug mode of asyncio.
-
-
-def test_the_same_promises_hold_in_the_debug_mode_of_asyncio() -> None:
-    files = ["test_asyncio_behaviour.py", "test_cancellation.py", "test_context.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x"]
-    done = subprocess.run(
-        [*command, *(str(TESTS / file) for file in files), "-k", "not debug_mode and not teardown"],
-        env={**os.environ, "PYTHONASYNCIODEBUG": "1"},
-        cwd=TESTS,  # not where pmesh lies uncompiled
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout

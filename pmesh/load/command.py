@@ -218,6 +218,9 @@ class _JsonStdout:
             sys.stdout.write(_dump(document))
             sys.stdout.flush()
         except OSError as error:
+            # What is still buffered must not fail once more when the interpreter ends.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise OutputFailed(f"the JSON could not be written to stdout: {error.strerror}") from None
 
 

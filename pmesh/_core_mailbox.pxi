@@ -41,7 +41,6 @@ ENDS = ("handled", "failed", "expired", "dropped", "dead")
 
 @cython.final
 @cython.freelist(256)
-@cython.trashcan(True)  # a full mailbox that is dropped is a chain of a million of them
 cdef class Message:
     """The envelope: a payload on its way to one agent. It is also the node of the mailbox's list."""
 
@@ -59,6 +58,20 @@ cdef class Message:
 
     def __init__(self):
         raise InvalidType("Message is made by tell, send and ask; it cannot be constructed")
+
+    def __dealloc__(self):
+        # A mailbox that is dropped with its mail is a chain of perhaps a million of these. Freed one inside
+        # the other they would need more stack than a thread has.
+        cdef Message here, following
+        if self.next is not None:
+            here = self.next
+            self.next = None
+            # As far as nobody else holds one.
+            while here is not None and Py_REFCNT(here) == 1:
+                following = here.next
+                here.next = None
+                here = following
+                following = None
 
     @property
     def lane(self):

@@ -720,6 +720,3 @@ def test_anyio_scopes_and_groups_work_in_a_handler(handled: Handled) -> None:
         return results
 
     assert handled(body) == [1, 1]
-
-
-# The debug mode of asyncio.

@@ -27,6 +27,9 @@ from typing import Any
 import pmesh
 from pmesh import Agent, AgentRef, Coordinator, LatencyRecorder, MailboxPolicy, handler
 
+# -P: the installed pmesh, and not the checkout in the current folder, which is not compiled.
+PYTHON = [sys.executable, "-P"]
+
 ITEMS = 200_000
 ASKS = 40_000
 QUEUE_SIZE = 256
@@ -265,10 +268,10 @@ def load_figures(rounds: int) -> list[Figure]:
 
 
 def load_extreme(loop: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "pmesh", "load", "extreme", "--loop", loop, "--quiet", "--json", "-"]
+    command = [*PYTHON, "-m", "pmesh", "load", "extreme", "--loop", loop, "--quiet", "--json", "-"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=False)
     if done.returncode not in (0, 99):
-        sys.exit(f"{' '.join(command[2:])} ended with {done.returncode}")
+        sys.exit(f"{' '.join(command[3:])} ended with {done.returncode}")
     profile: dict[str, Any] = json.loads(done.stdout)["profiles"][0]
     return profile
 
@@ -339,9 +342,7 @@ def idle_figures(rounds: int) -> list[Figure]:
     """100,000 idle agents in a process of their own."""
     results = []
     for _ in range(max(3, rounds // 2)):
-        done = subprocess.run(
-            [sys.executable, "-c", IDLE_AGENTS], stdout=subprocess.PIPE, text=True, timeout=120, check=True
-        )
+        done = subprocess.run([*PYTHON, "-c", IDLE_AGENTS], stdout=subprocess.PIPE, text=True, timeout=120, check=True)
         results.append(tuple(map(float, done.stdout.split())))
     return [
         Figure("100,000 idle agents, RSS of each", statistics.median(r[0] for r in results), 2600, False, "bytes"),
@@ -362,7 +363,7 @@ def import_figure(rounds: int) -> list[Figure]:
         for code, seconds in times.items():
             start = time.perf_counter()
             # Without a timeout, which would make it look at the process only every 50 ms.
-            subprocess.run([sys.executable, "-c", code], check=True)
+            subprocess.run([*PYTHON, "-c", code], check=True)
             seconds.append(time.perf_counter() - start)
     empty, base, ours = (statistics.median(seconds) for seconds in times.values())
     detail = f"{(ours - empty) * 1e3:.1f} ms / {(base - empty) * 1e3:.1f} ms; with start-up {ours / base:.2f} x"

@@ -7,6 +7,11 @@
 Each ratio is taken within one run: pmesh and its baseline alternate, and the median of the rounds'
 ratios counts. The baseline everywhere is `asyncio.Queue(256)` between one producer and one consumer
 task, with `await` on put and get.
+
+Two targets are rates: `pmesh load extreme` is to make 60 times the reference's 15,000/s (90 times on
+uvloop), and 100,000 agents are to be spawned per second. They were set on a machine where the baseline moves
+1.9 M items/s; a machine is rarely that one, so they are held against the baseline of the same run. The one
+on uvloop was set for a CPython built with PGO, 3.14 or later: elsewhere it is shown and not judged.
 """
 
 from __future__ import annotations
@@ -48,6 +53,7 @@ class Figure:
     at_least: bool
     unit: str
     detail: str = ""
+    judged: bool = True
 
     @property
     def reached(self) -> bool:
@@ -55,7 +61,7 @@ class Figure:
 
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
-        mark = "ok    " if self.reached else "MISSED"
+        mark = ("ok    " if self.reached else "MISSED") if self.judged else "shown "
         return (
             f"{mark} {self.name:<44} {self.observed:>10,.2f} {self.unit:<6} ({sign} {self.target:,.4g}) {self.detail}"
         )
@@ -233,11 +239,7 @@ def ring_figure(rounds: int) -> list[Figure]:
 
 
 def load_figures(rounds: int) -> list[Figure]:
-    """`pmesh load extreme` on each loop, in processes of their own.
-
-    The targets, 60 and 90 times the reference's 15,000/s, were set on a machine where the baseline moves
-    1.9 M items/s. A machine is rarely that one, so they are held against the baseline of the same run.
-    """
+    """`pmesh load extreme` on each loop, in processes of their own."""
     figures = []
     for loop, factor in (("asyncio", 60), ("uvloop", 90)):
         if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
@@ -260,6 +262,7 @@ def load_figures(rounds: int) -> list[Figure]:
                 True,
                 "x",
                 f"{throughput:,.0f}/s, {throughput / REFERENCE_PER_SECOND:.0f} times the reference",
+                judged=loop == "asyncio" or sys.version_info >= (3, 14),
             ),
             Figure(f"load extreme, {loop}: p99", p99_ms, 1.0, False, "ms"),
             Figure(f"load extreme, {loop}: success", success * 100, 100.0, True, "%"),
@@ -340,18 +343,23 @@ asyncio.run(main(100_000))
 
 def idle_figures(rounds: int) -> list[Figure]:
     """100,000 idle agents in a process of their own."""
-    results = []
-    for _ in range(max(3, rounds // 2)):
+    sizes, rates, ratios = [], [], []
+    for _ in range(rounds):
+        before = asyncio.run(queue_items())
         done = subprocess.run([*PYTHON, "-c", IDLE_AGENTS], stdout=subprocess.PIPE, text=True, timeout=120, check=True)
-        results.append(tuple(map(float, done.stdout.split())))
+        size, rate = map(float, done.stdout.split())
+        sizes.append(size)
+        rates.append(rate)
+        ratios.append(2 * rate / (before + asyncio.run(queue_items())))
     return [
-        Figure("100,000 idle agents, RSS of each", statistics.median(r[0] for r in results), 2600, False, "bytes"),
+        Figure("100,000 idle agents, RSS of each", statistics.median(sizes), 2600, False, "bytes"),
         Figure(
-            "100,000 idle agents, spawned per second",
-            statistics.median(r[1] for r in results),
-            100_000,
+            "spawns / asyncio.Queue",
+            statistics.median(ratios),
+            100_000 / TARGETS_QUEUE_PER_SECOND,
             True,
-            "/s",
+            "x",
+            f"{statistics.median(rates):,.0f}/s",
         ),
     ]
 
@@ -476,7 +484,7 @@ def main() -> int:
             continue
         for figure in measure(options.rounds):
             print(figure, flush=True)
-            missed += not figure.reached
+            missed += figure.judged and not figure.reached
     print(f"{missed} targets missed" if missed else "every target reached")
     return 1 if missed else 0
 

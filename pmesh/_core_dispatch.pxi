@@ -304,9 +304,14 @@ cdef class Dispatcher:
         if not ready:
             return None
         self.leave()
-        index = self.chooser(ready)
-        if not 0 <= index < len(ready):
-            raise InvalidArgument(f"the chooser returned {index}; it must be an index below {len(ready)}")
+        try:
+            index = self.chooser(ready)
+            if not 0 <= index < len(ready):
+                raise InvalidArgument(f"the chooser returned {index}; it must be an index below {len(ready)}")
+        except Exception as raised:
+            self.chooser = None
+            self.report("choosing an agent (from now on the first come is served first)", raised)
+            return self.pop()
         with cython.critical_section(self):
             before = None
             cell = self.ready_first

@@ -241,7 +241,12 @@ cdef class Mailbox:
         cdef object payload = message.payload
         cdef int64_t size
         if self.measure is not None:
-            size = self.measure(payload)
+            measured = self.measure(payload)
+            if not isinstance(measured, int):
+                raise InvalidType(
+                    f"size({type_name(payload)}) returned a {type_name(measured)}; it must be an int of bytes"
+                )
+            size = min(measured, 2**63 - 1)
             if size < 0:
                 raise InvalidArgument(f"size({type_name(payload)}) returned {size}; it must be 0 or more bytes")
         elif isinstance(payload, (bytes, bytearray, str)):

@@ -20,6 +20,12 @@ cdef int64_t timeout_to_ns(object timeout, str name) except -1:
     return <int64_t>(seconds * SECOND_NS) or 1
 
 
+cdef object check_headers(object headers):
+    if headers is not None and not isinstance(headers, collections.abc.Mapping):
+        raise InvalidType(f"headers is a {type_name(headers)}; it must be a mapping, or None")
+    return headers
+
+
 def timeout_seconds(timeout, str name not None):
     """`timeout` as a float of seconds, checked as every timeout is: positive and finite.
 
@@ -376,7 +382,7 @@ cdef class AgentRef:
         if dispatcher.forked:
             dispatcher.check_usable()
         if headers is not None:
-            message.headers = headers
+            message.headers = check_headers(headers)
         dispatcher.prepare(cell, message, scope)
         if ttl is not None:
             message.deadline_ns = timeout_to_ns(ttl, "ttl") + dispatcher.clock.now()
@@ -401,6 +407,8 @@ cdef class AgentRef:
     def tell_many(self, payloads, *, ttl=None, headers=None):
         """`tell` each of `payloads`, in order; returns how many were accepted. Safe from any thread."""
         cdef Py_ssize_t count = 0
+        if not hasattr(payloads, "__iter__"):
+            raise InvalidType(f"payloads is a {type_name(payloads)}; it must be an iterable of payloads")
         for payload in payloads:
             if self.tell_one(payload, ttl, headers):
                 count += 1
@@ -424,7 +432,8 @@ cdef class AgentRef:
         cdef Send call = Send.__new__(Send)
         call.cell = self.cell
         call.message = new_message(payload)
-        call.message.headers = headers
+        if headers is not None:
+            call.message.headers = check_headers(headers)
         call.timeout = timeout
         return call
 
@@ -451,7 +460,8 @@ cdef class AgentRef:
         cdef Ask call = Ask.__new__(Ask)
         call.cell = self.cell
         call.message = new_message(payload)
-        call.message.headers = headers
+        if headers is not None:
+            call.message.headers = check_headers(headers)
         call.timeout = timeout
         return call
 

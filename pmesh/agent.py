@@ -294,6 +294,11 @@ def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
                 here[payload_type] = name
                 by_type[payload_type] = entry
     catch_all = None
+    for method in ("receive", "on_start", "on_stop"):
+        if not callable(getattr(cls, method)):
+            raise HandlerDefinitionError(
+                f"{cls.__qualname__}.{method} is {getattr(cls, method)!r}; it must be a method"
+            )
     if is_overridden(cls, "receive"):
         _require_one_parameter(cls.receive, f"{cls.__qualname__}.receive")
         catch_all = Handler(

@@ -81,7 +81,8 @@ class Coordinator:
     """Registry, dispatcher and life of the agents of one event loop.
 
     Enter it with `async with`; leaving refuses mail from outside, lets agents handle what was accepted
-    and what their handlers still send, and then stops them in reverse order of start.
+    and what their handlers still send, and then stops them in reverse order of start. Leaving because of a
+    cancellation, as Ctrl-C makes one, does not drain: handlers are cancelled, and what waits is dead-lettered.
 
     Args:
         name: For logs and repr.
@@ -92,6 +93,8 @@ class Coordinator:
         dead_letters: Dead letters kept for inspection.
         slice_seconds: How long the dispatcher keeps the event loop at a stretch.
         clock: The source of time; a virtual one in tests.
+        chooser: Given the refs of all agents that are ready, returns the index of the one to serve next; first
+            come, first served by default. For tests of schedules.
     """
 
     def __init__(
@@ -114,6 +117,10 @@ class Coordinator:
                 raise InvalidArgument(
                     f"window is {window}; it must be at least 1 and below 2**62, or None for no limit"
                 )
+        if clock is not None and not isinstance(clock, Clock):
+            raise InvalidType(f"clock is {clock!r}; it must be a pmesh.Clock")
+        if chooser is not None and not callable(chooser):
+            raise InvalidType(f"chooser is {chooser!r}; it must be a function from a list of AgentRef to an index")
         self.name = name
         self.dead_letters = DeadLetters(dead_letters)
         self._window = window or 0
@@ -159,7 +166,11 @@ class Coordinator:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        if kind is not None and not issubclass(kind, Exception):
+            # Cancelled, as by Ctrl-C: whoever wants to leave now does not want to drain.
+            await self._close(0.0, kill=True)
+        else:
+            await self.close()
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Refuse mail from outside, wait until nothing is pending, then stop all agents, newest first.
@@ -169,24 +180,26 @@ class Coordinator:
 
         Cancel safety: a cancelled call kills what still runs, and then lets the cancellation through.
         """
+        if self._keeper is not None and not self._closed:
+            seconds = self._drain_timeout if timeout is None else timeout_seconds(timeout, "timeout")
+            await self._close(seconds, kill=False)
+
+    async def _close(self, seconds: float, *, kill: bool) -> None:
         if self._keeper is None or self._closed:
             return
         self._check_loop("close")
-        seconds = self._drain_timeout if timeout is None else timeout_seconds(timeout, "timeout")
         self._dispatcher.closing = True
         for life in self._lives.by_name.values():
             life.cell.refuse_waiters(outside_only=True)
-        finish = StopReason.SHUTDOWN
+        finish = StopReason.KILLED if kill else StopReason.SHUTDOWN
         try:
-            if not await self._lives.all_quiet(seconds):
+            if not kill and not await self._lives.all_quiet(seconds):
                 logger.warning(
                     "coordinator %r: %s after draining for %g s", self.name, self._lives.what_is_pending(), seconds
                 )
                 finish = StopReason.DRAIN_TIMEOUT
             await self._lives.stop_all(finish)
         except asyncio.CancelledError:
-            for life in reversed(list(self._lives.by_name.values())):
-                self._lives.begin_stop(life, StopReason.KILLED)
             await self._lives.stop_all(StopReason.KILLED)
             raise
         finally:
@@ -205,8 +218,6 @@ class Coordinator:
                 raise
             logger.warning("coordinator %r was not left before its event loop ended; its agents are killed", self.name)
             self._dispatcher.closing = True
-            for life in reversed(list(self._lives.by_name.values())):
-                self._lives.begin_stop(life, StopReason.KILLED)
             await self._lives.stop_all(StopReason.KILLED)
             self._closed = True
             self._dispatcher.end()
@@ -274,8 +285,10 @@ class Coordinator:
         elif not name:
             raise InvalidArgument("name is ''; it must not be empty")
         if name in self._lives.by_name:
+            status = self._lives.by_name[name].state.value
             raise NameInUse(
-                f"an agent named {name!r} is alive in coordinator {self.name!r}; stop it or choose another name"
+                f"an agent named {name!r} is alive ({status}) in coordinator {self.name!r};"
+                " await its stop() first, or choose another name"
             )
         agent: Agent | None = None
         if kind.agent_class is not None:
@@ -515,7 +528,7 @@ class Coordinator:
         self.dead_letters.add(DeadLetter(DeadLetterKind(kind), message.payload, receiver.name, message.sender))
 
     def on_failure(self, cell: Cell, handler: Handler | None, message: Message, error: BaseException) -> None:
-        if isinstance(error, asyncio.CancelledError) and cell.is_closed:
+        if isinstance(error, asyncio.CancelledError) and (cell.is_closed or self._dispatcher.closing):
             return  # the end of a handler that kill or the end of a drain cut short
         logger.error(
             "agent %r: %s failed on %s",

@@ -7,9 +7,11 @@ What users call is in `coordinator.py`, which asks this module; which state may 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import threading
+from collections.abc import Coroutine
 from typing import Any
 
 from pmesh._core import Cell, Counters, Dispatcher, HandlerTable, Meter
@@ -75,6 +77,7 @@ class Lives:
         self.stopped_total = Counters()  # what stopped agents leave to the account
         self.lock = threading.Lock()  # whoever sums up, in any thread, sees a stopping agent once
         self.drain_timeout = drain_timeout
+        self._end_by: float | None = None  # when all must have ended, on the loop's clock
         self._loop: asyncio.AbstractEventLoop
         self._dispatcher: Dispatcher
 
@@ -110,8 +113,23 @@ class Lives:
         )
 
     async def stop_all(self, reason: StopReason) -> None:
+        """End every agent, newest first, all within the drain timeout and the grace of those that are cancelled."""
+        if self._end_by is None:
+            self._end_by = self._loop.time() + self.drain_timeout
+        if reason is not StopReason.SHUTDOWN:
+            # There is no time left to wait for one after the other.
+            self.begin_kill_all(reason)
         for life in reversed(list(self.by_name.values())):
             await self.stop(life, reason)
+
+    def begin_kill_all(self, reason: StopReason = StopReason.KILLED) -> None:
+        for life in reversed(list(self.by_name.values())):
+            self.begin_stop(life, reason)
+
+    def _seconds_left(self) -> float:
+        if self._end_by is None:
+            return self.drain_timeout
+        return max(0.0, min(self.drain_timeout, self._end_by - self._loop.time()))
 
     async def run_on_start(self, life: Life, agent: Agent) -> None:
         """Run `on_start` in the agent's own Task; leaves the agent STARTING or DRAINING, or raises once it ended."""
@@ -177,7 +195,7 @@ class Lives:
         life.cell.refuse_waiters()
         if life.state is not State.DRAINING:
             life.move(State.DRAINING)
-        life.stopper = self._loop.create_task(self._drain(life, seconds), name=f"pmesh-drain-{life.name}")
+        self._set_stopper(life, self._drain(life, seconds), "drain")
 
     async def _drain(self, life: Life, seconds: float) -> None:
         give_up = self._loop.time() + seconds
@@ -211,7 +229,19 @@ class Lives:
             # Nothing to wait for: most agents of a large mesh end here, without a task of their own.
             self._finish(life, reason)
             return
-        life.stopper = self._loop.create_task(self._end(life, reason, run_on_stop), name=f"pmesh-stop-{life.name}")
+        self._set_stopper(life, self._end(life, reason, run_on_stop), "stop")
+
+    def _set_stopper(self, life: Life, ending: Coroutine[Any, Any, None], verb: str) -> None:
+        life.stopper = self._loop.create_task(ending, name=f"pmesh-{verb}-{life.name}")
+        life.stopper.add_done_callback(functools.partial(self._stopper_done, life))
+
+    def _stopper_done(self, life: Life, stopper: asyncio.Task[None]) -> None:
+        """A stopper that was cancelled, perhaps before its first step, must not leave its agent half ended."""
+        if life.stopper is not stopper or life.state is State.STOPPED:
+            return
+        if life.state is not State.STOPPING:
+            life.move(State.STOPPING)
+        self._finish(life, StopReason.KILLED)
 
     async def _end(self, life: Life, reason: StopReason, run_on_stop: bool) -> None:
         """Children, the message in hand, `on_stop`, and the last entries in the account; state is STOPPING."""
@@ -228,7 +258,7 @@ class Lives:
             cell.discard()
             if forced:
                 self._force(life)
-            if not await self._quiet(life, self.drain_timeout if reason is StopReason.SHUTDOWN else None):
+            if not await self._quiet(life, self._seconds_left() if reason is StopReason.SHUTDOWN else None):
                 self._force(life)
                 await self._quiet(life, None)
             if run_on_stop:
@@ -241,15 +271,19 @@ class Lives:
         cell = life.cell
         if cell.agent is None or not is_overridden(type(cell.agent), "on_stop"):
             return
+        seconds = self._seconds_left()
         try:
             hook = cell.run_hook(cell.agent.on_stop, reason)
             if hook is not None:
-                async with asyncio.timeout(self.drain_timeout):
+                async with asyncio.timeout(seconds):
                     await hook
         except TimeoutError:
             cell.cancel_handlers()
-            logger.error("agent %r: on_stop did not end within %g s", life.name, self.drain_timeout)
-        except (Exception, asyncio.CancelledError):
+            logger.error("agent %r: on_stop did not end within %g s", life.name, seconds)
+        except asyncio.CancelledError:
+            cell.cancel_handlers()
+            logger.error("agent %r: on_stop failed: it was cancelled", life.name)
+        except Exception:
             logger.exception("agent %r: on_stop failed", life.name)
 
     def _force(self, life: Life) -> None:
@@ -271,6 +305,11 @@ class Lives:
     def _finish(self, life: Life, reason: StopReason) -> None:
         """The last step of every end: out of the registry, and into the total of stopped agents."""
         cell = life.cell
+        if cell.pending:
+            # Only when the one who ends it was cancelled: nobody waits for these any more.
+            cell.discard()
+            cell.cancel_handlers()
+            cell.abandon_handlers()
         life.reason = reason
         cell.end_slots()
         with self.lock:
@@ -311,7 +350,8 @@ class Lives:
 
     def kill_cancelled(self, cell: Cell) -> None:
         if cell.life.state not in (State.STOPPING, State.STOPPED):
-            logger.warning("agent %r: its task was cancelled from outside, which kills the agent", cell.name)
+            if not self._dispatcher.closing:
+                logger.warning("agent %r: its task was cancelled from outside, which kills the agent", cell.name)
             self.begin_stop(cell.life, StopReason.KILLED)
 
 

@@ -456,7 +456,7 @@ def test_a_name_is_free_again_when_its_agent_has_stopped(run: Run, mesh: Mesh) -
     async def main() -> None:
         async with mesh() as bus:
             old = await bus.spawn(lambda payload: "old", name="x")
-            with pytest.raises(NameInUse, match=r"'x' is alive in coordinator 'test'; stop it or choose another"):
+            with pytest.raises(NameInUse, match=r"'x' is alive \(running\) in coordinator 'test'; await its stop"):
                 await bus.spawn(lambda payload: "second", name="x")
             await bus.stop("x")
             new = await bus.spawn(lambda payload: "new", name="x")

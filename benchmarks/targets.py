@@ -2,7 +2,7 @@
 
     python benchmarks/targets.py                 all of them, about two minutes
     python benchmarks/targets.py ask ring        those whose name contains one of the words
-    python benchmarks/targets.py --rounds 9      more rounds, on a noisy machine
+    python benchmarks/targets.py --rounds 25     more rounds, on a noisy machine
 
 Each ratio is taken within one run: pmesh and its baseline alternate, and the median of the rounds'
 ratios counts. The baseline everywhere is `asyncio.Queue(256)` between one producer and one consumer
@@ -35,8 +35,8 @@ from pmesh import Agent, AgentRef, Coordinator, LatencyRecorder, MailboxPolicy, 
 # -P: the installed pmesh, and not the checkout in the current folder, which is not compiled.
 PYTHON = [sys.executable, "-P"]
 
-ITEMS = 200_000
-ASKS = 40_000
+ITEMS = 100_000
+ASKS = 20_000
 QUEUE_SIZE = 256
 RING = 100
 REFERENCE_PER_SECOND = 15_000
@@ -246,7 +246,7 @@ def load_figures(rounds: int) -> list[Figure]:
             print("NOT RUN load extreme on uvloop: uvloop is not installed for this interpreter", flush=True)
             continue
         runs, ratios = [], []
-        for _ in range(rounds):
+        for _ in range(max(3, rounds // 2)):
             before = asyncio.run(queue_items())
             runs.append(load_extreme(loop))
             baseline = (before + asyncio.run(queue_items())) / 2
@@ -344,7 +344,7 @@ asyncio.run(main(100_000))
 def idle_figures(rounds: int) -> list[Figure]:
     """100,000 idle agents in a process of their own."""
     sizes, rates, ratios = [], [], []
-    for _ in range(rounds):
+    for _ in range(max(3, rounds // 2)):
         before = asyncio.run(queue_items())
         done = subprocess.run([*PYTHON, "-c", IDLE_AGENTS], stdout=subprocess.PIPE, text=True, timeout=120, check=True)
         size, rate = map(float, done.stdout.split())
@@ -440,9 +440,9 @@ async def flooded_loop() -> float:
     return gaps.percentile(99) / 1e6
 
 
-def fairness_figures(rounds: int) -> list[Figure]:
-    turns = [asyncio.run(slow_among_fast()) for _ in range(rounds)]
-    stretches = [asyncio.run(flooded_loop()) for _ in range(rounds)]
+def fairness_figures(_rounds: int) -> list[Figure]:
+    turns = [asyncio.run(slow_among_fast()) for _ in range(5)]
+    stretches = [asyncio.run(flooded_loop()) for _ in range(5)]
     return [
         Figure("99 fast agents beside a slow one, turns waited", statistics.median(turns), 1, False, "turns"),
         Figure(
@@ -470,7 +470,7 @@ MEASUREMENTS: dict[str, Callable[[int], list[Figure]]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each ratio (default 5)")
+    parser.add_argument("--rounds", type=int, default=11, help="rounds of each ratio (default 11)")
     options = parser.parse_args()
     unknown = [word for word in options.names if not any(word in name for name in MEASUREMENTS)]
     if unknown or options.rounds < 1:

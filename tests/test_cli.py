@@ -510,7 +510,10 @@ def test_an_output_without_ticks_gets_words(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, int]]:
     pty = pytest.importorskip("pty")
-    ours, theirs = pty.openpty()
+    try:
+        ours, theirs = pty.openpty()
+    except OSError as error:
+        pytest.skip(f"NO TERMINAL CAN BE MADE HERE ({error}): the bar was not tested")
     yield ours, theirs
     os.close(ours)
 

@@ -168,14 +168,14 @@ def test_an_agent_that_floods_itself_gives_the_loop_back(run: Any, mesh: Any, lo
             ref = await bus.spawn(Flood)
             ref.tell(0)
             for _ in range(50):
-                before = time.perf_counter()
+                before = time.thread_time()
                 await asyncio.sleep(0)
-                gaps.append(time.perf_counter() - before)
+                gaps.append(time.thread_time() - before)
             stop = True
             count = await ref.ask(0)
         gaps.sort()
-        # One slice is about 1 ms; a machine busy with something else must not fail this.
-        assert gaps[len(gaps) // 2] < 0.02
+        # One slice is about 1 ms of processor time; in virtual time, where none passes, it is 8,192 messages.
+        assert gaps[len(gaps) // 2] < (0.5 if loop_kind == "virtual" else 0.02)
         assert count > 50
 
     run(main)

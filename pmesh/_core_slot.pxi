@@ -707,15 +707,6 @@ cdef class Cell(Mailbox):
         self.agent = None
 
     @property
-    def busy(self):
-        """Messages in a handler."""
-        return self.in_hand
-
-    @property
     def recorders(self):
         """The `Meter` that this agent's class records into."""
         return self.meter
-
-    @property
-    def is_async(self):
-        return self.table.has_async

@@ -335,7 +335,8 @@ def test_local_types_are_found_under_a_base_that_customizes_its_subclasses(run: 
 def test_the_other_annotations_of_a_handler_need_not_resolve(run: Any, mesh: Any) -> None:
     class A(Agent):
         @handler
-        async def handle(self: Nowhere, message: Base) -> NotHereEither:  # type: ignore  # noqa
+        # The names are nowhere, which is what is tested.
+        async def handle(self: Nowhere, message: Base) -> NotHereEither:  # type: ignore[name-defined]  # noqa: F821
             return "handled"
 
     assert answers(run, mesh, A, Base()) == ["handled"]
@@ -370,7 +371,8 @@ def test_string_annotations_of_a_decorated_handler_are_those_of_its_module(run: 
 def test_a_name_that_is_nowhere_is_refused_at_spawn_with_the_name_and_the_fix(run: Any, mesh: Any) -> None:
     class A(Agent):
         @handler
-        async def handle(self, message: Nowhere) -> None:  # type: ignore  # noqa
+        # The name is nowhere, which is what is tested.
+        async def handle(self, message: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
             pass
 
     async def main() -> None:

@@ -261,6 +261,7 @@ class Busy(Agent):
 
 @pytest.mark.parametrize("policy", list(Overflow))
 @pytest.mark.parametrize("state", ["idle", "waiting", "busy", "busy and full"])
+# Coroutines that the closed loop left suspended are reported when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_tell_after_the_loop_was_closed_returns_false_and_raises_nothing(
     mesh: Mesh, policy: Overflow, state: str

@@ -603,6 +603,8 @@ cdef class Dispatcher:
         meter.queue.add(started_ns - message.accepted_ns)
         meter.service.add(now_ns - started_ns)
         meter.latency.add(now_ns - message.accepted_ns)
+        if message.intended_ns:
+            meter.intended.add(now_ns - message.intended_ns)
         if error is None:
             cell.count_end(END_HANDLED)
         else:

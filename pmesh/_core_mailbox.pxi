@@ -51,6 +51,7 @@ cdef class Message:
     cdef Message next                 # next in the same lane, newer; owned by the mailbox
     cdef readonly int64_t accepted_ns
     cdef readonly int64_t deadline_ns  # absolute, on the coordinator's clock; 0 for none
+    cdef int64_t intended_ns          # when a schedule wanted it sent; 0 for none
     cdef int64_t size_bytes           # counted against max_bytes; 0 where no budget is set
     cdef uint8_t _lane
     cdef uint8_t outcome              # one of the OFFER values

@@ -489,3 +489,27 @@ cdef class AgentRef:
 def cell_of(AgentRef ref not None):
     """The cell behind a ref, for the coordinator."""
     return ref.cell
+
+
+def tell_intended(AgentRef ref not None, payload, int64_t intended_ns):
+    """`ref.tell(payload)`, timed from `intended_ns`: when a schedule wanted it sent, on the coordinator's clock.
+
+    What a sender loses by being late is then part of the latency, in `Meter.intended`, and stands by itself
+    in `Meter.send_delay`. A sender that waits for one message before it times the next hides just that
+    (G. Tene, "How NOT to Measure Latency": coordinated omission).
+    """
+    cdef Cell cell = ref.cell
+    cdef Dispatcher dispatcher = cell.dispatcher
+    cdef Message message = new_message(payload)
+    cdef Scope scope = dispatcher.current_scope()
+    cdef bint accepted
+    dispatcher.check_usable()
+    dispatcher.prepare(cell, message, scope)
+    if dispatcher.closing and scope is None:
+        cell.count_refused()
+        return False
+    message.intended_ns = intended_ns
+    accepted = dispatcher.submit(cell, message)
+    if message.accepted_ns:     # else the loop was closed
+        cell.meter.send_delay.add(message.accepted_ns - intended_ns)
+    return accepted

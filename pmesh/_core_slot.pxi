@@ -179,16 +179,34 @@ cdef class Scope:
 
 @cython.final
 cdef class Meter:
-    """The three recorders of an agent class: queue (accept to start), service, latency (accept to end)."""
+    """The recorders of an agent class: queue (accept to start), service, latency (accept to end).
+
+    Mail told on a schedule (`tell_intended`) is also in send_delay (intended to accept) and intended
+    (intended to end).
+    """
 
     cdef readonly LatencyRecorder queue
     cdef readonly LatencyRecorder service
     cdef readonly LatencyRecorder latency
+    cdef readonly LatencyRecorder send_delay
+    cdef readonly LatencyRecorder intended
 
     def __cinit__(self):
         self.queue = LatencyRecorder()
         self.service = LatencyRecorder()
         self.latency = LatencyRecorder()
+        self.send_delay = LatencyRecorder()
+        self.intended = LatencyRecorder()
+
+    def by_name(self):
+        """All of them."""
+        return {
+            "queue": self.queue,
+            "service": self.service,
+            "latency": self.latency,
+            "send_delay": self.send_delay,
+            "intended": self.intended,
+        }
 
 
 @cython.final

@@ -592,9 +592,8 @@ class Coordinator:
     def reset_latency(self) -> None:
         """Start the recorders afresh, as after a warm-up; the account goes on."""
         for meter in self._all_meters():
-            meter.queue.reset()
-            meter.service.reset()
-            meter.latency.reset()
+            for recorder in meter.by_name().values():
+                recorder.reset()
 
     def state(self, agent: AgentRef | str) -> State:
         """Where in its life an agent is; by ref also after it stopped."""

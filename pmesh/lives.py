@@ -356,6 +356,6 @@ class Lives:
 
 
 def _add_times(total: Meter, part: Meter) -> None:
-    total.queue.merge(part.queue)
-    total.service.merge(part.service)
-    total.latency.merge(part.latency)
+    parts = part.by_name()
+    for name, recorder in total.by_name().items():
+        recorder.merge(parts[name])

@@ -21,7 +21,7 @@ from pmesh.load import driver as driver_module
 from pmesh.load.driver import LoadAgent, find_faults
 from pmesh.load.environment import choose_loop
 from pmesh.load.resources import measure_overhead, resident_bytes
-from pmesh.load.slo import FIGURES
+from pmesh.slo import FIGURES
 from pmesh.load.terminal import bytes_text, duration_text, percent_text
 
 TINY = Profile("tiny", agents=3, messages_per_agent=20, rounds=4, concurrency=7, payload_bytes=33)

@@ -13,7 +13,7 @@ from pmesh.load.environment import Environment
 from pmesh.load.profiles import PROFILES, Profile, Reference
 from pmesh.load.report import Counts, Report, Spread, as_document
 from pmesh.load.resources import Resources
-from pmesh.load.slo import DEFAULT_OBJECTIVES, Objective, Verdict
+from pmesh.slo import DEFAULT_OBJECTIVES, Objective, Verdict
 
 __all__ = [
     "DEFAULT_OBJECTIVES",

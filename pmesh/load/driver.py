@@ -21,7 +21,7 @@ from pmesh.load.environment import Environment, describe_environment
 from pmesh.load.profiles import Profile, find_profile
 from pmesh.load.report import Counts, Report, Spread
 from pmesh.load.resources import Meter, measure_overhead
-from pmesh.load.slo import DEFAULT_OBJECTIVES, Objective, judge
+from pmesh.slo import DEFAULT_OBJECTIVES, Objective, judge
 
 if TYPE_CHECKING:
     from pmesh import LatencyRecorder, Stats

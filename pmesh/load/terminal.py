@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pmesh.load.environment import Environment
     from pmesh.load.profiles import Profile
     from pmesh.load.report import Report
-    from pmesh.load.slo import Verdict
+    from pmesh.slo import Verdict
 
 __all__ = ["Screen"]
 

@@ -330,11 +330,7 @@ class Report:
             "concurrency": profile.concurrency,
             "window": plan.window,
             "payload_bytes": profile.payload_bytes,
-            **{
-                name: value
-                for name, value in dataclasses.asdict(plan).items()
-                if name not in ("profile", "window")
-            },
+            **{name: value for name, value in dataclasses.asdict(plan).items() if name not in ("profile", "window")},
             "reference": None if profile.reference is None else dataclasses.asdict(profile.reference),
             "counts": dataclasses.asdict(self.counts),
             "unsent": self.unsent,
@@ -400,9 +396,7 @@ class Search:
     interrupted: bool = False
 
 
-def as_document(
-    environment: Environment, reports: Iterable[Report], searches: Sequence[Search] = ()
-) -> dict[str, Any]:
+def as_document(environment: Environment, reports: Iterable[Report], searches: Sequence[Search] = ()) -> dict[str, Any]:
     """The JSON document of a command: its environment and a part for each profile that ran."""
     return {
         "schema": SCHEMA,

@@ -23,7 +23,7 @@ from pmesh.load.recording import Recording
 from pmesh.load.report import AgentRow, Counts, Injected, Point, Report, Spread
 from pmesh.load.resources import Meter, measure_overhead
 from pmesh.load.senders import CyclingSender, Pacer, RoundSender, arrival_offsets
-from pmesh.load.subjects import Subject, name_of, resolve
+from pmesh.load.subjects import Subject, name_of, quiet_failures, resolve
 from pmesh.slo import DEFAULT_OBJECTIVES, Objective, as_objective, judge
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ class Driver:
         # What earlier runs left behind should neither be counted here nor collected meanwhile.
         gc.collect()
         meter = Meter()
-        mesh = Coordinator(f"load-{plan.profile.name}", window=plan.window if plan.mode == "closed" else 0)
-        with meter:
+        mesh = Coordinator(f"load-{plan.profile.name}", window=plan.window if plan.mode == "closed" else None)
+        with meter, quiet_failures():
             async with mesh:
                 for index in range(plan.profile.agents):
                     self._targets.append(await self._spawn(mesh, index))

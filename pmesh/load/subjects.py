@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import inspect
+import logging
 import os
 import random
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from pmesh._core import Handler, HandlerTable
@@ -19,7 +21,7 @@ from pmesh.coordinator import _resolve_factory
 from pmesh.errors import InvalidArgument, InvalidType, PmeshError
 from pmesh.load.plan import Plan
 
-__all__ = ["InjectedFailure", "LoadAgent", "Subject", "name_of", "resolve"]
+__all__ = ["InjectedFailure", "LoadAgent", "Subject", "name_of", "quiet_failures", "resolve"]
 
 MakePayload = Callable[[int], object]
 
@@ -40,6 +42,21 @@ class LoadAgent(Agent):
     @handler
     async def receive_payload(self, payload: bytes) -> None:
         self.received += 1
+
+
+@contextlib.contextmanager
+def quiet_failures() -> Iterator[None]:
+    """Keep failures that were made on purpose out of the log."""
+
+    def is_real(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], InjectedFailure))
+
+    logger = logging.getLogger("pmesh")
+    logger.addFilter(is_real)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_real)
 
 
 class Subject:

@@ -34,6 +34,7 @@ So memory, which scatters little, shows a few percent per hour after ten minutes
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -129,7 +130,7 @@ def _fit_line(blocks: Sequence[tuple[float, float]]) -> tuple[float, float]:
     squares = sum(residual * residual for residual in residuals)
     if not squares:
         return slope, 0.0
-    shared = sum(before * after for before, after in zip(residuals, residuals[1:], strict=False)) / squares
+    shared = sum(before * after for before, after in itertools.pairwise(residuals)) / squares
     # Below 0 it would make the interval narrower than independence does, on the word of few residuals.
     autocorrelation = min(max((count * shared + 2) / (count - 4), 0.0), 0.99)
     independent = count * (1 - autocorrelation) / (1 + autocorrelation)

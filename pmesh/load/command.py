@@ -206,9 +206,7 @@ class _Command:
                 running = None
 
         async def measure(rate: float) -> Report:
-            report = await run_driver(
-                self._plan(plan.profile.name, {**changes, "rate": rate, "arrival": arrival})
-            )
+            report = await run_driver(self._plan(plan.profile.name, {**changes, "rate": rate, "arrival": arrival}))
             held[rate] = report.judged([objective])
             return held[rate]
 

@@ -128,7 +128,7 @@ def make_plan(
         _whole("messages", messages, 1)
     if duration is not None:
         _number("duration", duration, "seconds")
-    if not warmup == 0:
+    if warmup != 0:
         _number("warmup", warmup, "seconds")
     if rate is not None:
         _number("rate", rate, "messages per second")

@@ -116,9 +116,7 @@ def _build(content: object, name: str) -> Document:
     try:
         return Document(
             environment,
-            tuple(
-                _report(part, environment, f"profiles[{index}]") for index, part in enumerate(content["profiles"])
-            ),
+            tuple(_report(part, environment, f"profiles[{index}]") for index, part in enumerate(content["profiles"])),
             tuple(_search(part, f"find_max[{index}]") for index, part in enumerate(content["find_max"])),
         )
     except _Mismatch as mismatch:
@@ -158,9 +156,7 @@ def _report(part: Mapping[str, Any], environment: Environment, path: str) -> Rep
         environment=environment,
         unsent=part["unsent"],
         injected=Injected(**part["injected"]),
-        recorders={
-            name: _recorder(text, f"{path}.histograms.{name}") for name, text in part["histograms"].items()
-        },
+        recorders={name: _recorder(text, f"{path}.histograms.{name}") for name, text in part["histograms"].items()},
         series=tuple(_point(row, f"{path}.series[{index}]") for index, row in enumerate(part["series"])),
         agents=tuple(AgentRow(**{**row, "counts": Counts(**row["counts"])}) for row in part["per_agent_accounts"]),
         soak=None if part["soak"] is None else _soak(part["soak"]),

@@ -1,7 +1,8 @@
 """Part of `_core`: the latency recorder, an HdrHistogram that is always on.
 
 Here: `LatencyRecorder`, the bucket layout and the percentile rule. Not here: who times what (the
-dispatcher does) and the exchange formats (V2 encoding, `.hlog`), which stand above `_core`.
+dispatcher does) and the exchange formats (V2 encoding, `.hlog`, hdrh's objects), which are `pmesh.hdr`;
+the methods that speak them import it when called.
 
 The layout is that of HdrHistogram (Gil Tene; github.com/HdrHistogram/HdrHistogram,
 `AbstractHistogram.java`) for 1 ns .. 60 s at 3 significant digits, index for index, so that counts can
@@ -99,18 +100,30 @@ cdef inline double hdr_median(Py_ssize_t index) noexcept nogil:
     return <double>(hdr_lowest(index) + ((<int64_t>1 << hdr_width_log2_at(index)) >> 1))
 
 
-cdef object recorder_integer(object value):
-    """`value` as an int for `record`; off the fast path, for everything that is not exactly an int."""
+cdef object recorder_integer(object value, str name):
+    """`value` as an int; off the fast path, for everything that is not exactly an int."""
     if isinstance(value, bool):
-        raise InvalidType(f"a latency is an int of nanoseconds, not the bool {value!r}")
+        raise InvalidType(f"{name} is an int of nanoseconds, not the bool {value!r}")
     if PyLong_Check(value):
         return value
     if not hasattr(type(value), "__index__"):
         raise InvalidType(
-            f"a latency is an int of nanoseconds, not the {type(value).__name__} {value!r}; "
-            "for seconds as a float record round(seconds * 1e9)"
+            f"{name} is an int of nanoseconds, not the {type(value).__name__} {value!r}; "
+            "of seconds as a float make round(seconds * 1e9)"
         )
     return _operator_index(value)
+
+
+cdef int64_t recorder_nanoseconds(object value, str name) except? -1:
+    """`value` in 64 bits, the nearest there is; `name` is what an error calls it."""
+    cdef int overflow = 0
+    cdef int64_t result
+    if not PyLong_CheckExact(value):
+        value = recorder_integer(value, name)
+    result = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow:
+        result = INT64_MAX if overflow > 0 else INT64_MIN
+    return result
 
 
 cdef double recorder_percentile(object percentile) except? -1.0:
@@ -232,14 +245,68 @@ cdef class LatencyRecorder:
             InvalidType: Not an int: a bool, a float, a str. (A `TypeError`.)
             MemoryError: The first value found no memory for the counters; nothing was recorded.
         """
-        cdef int overflow = 0
-        cdef int64_t value
-        if not PyLong_CheckExact(value_ns):
-            value_ns = recorder_integer(value_ns)
-        value = PyLong_AsLongLongAndOverflow(value_ns, &overflow)
-        if overflow:
-            value = INT64_MAX if overflow > 0 else INT64_MIN
-        self.add(value)
+        self.add(recorder_nanoseconds(value_ns, "a latency"))
+
+    # Divides numbers of 0 and more by an interval of 1 and more.
+    @cython.cdivision(True)
+    def record_corrected(self, value_ns, expected_interval_ns, /):
+        """Record one latency and those it hid from a sender that waited for it.
+
+        A sender that meant to send every `expected_interval_ns` and waited `value_ns` for an answer left
+        out the requests in between (coordinated omission). Their latencies are recorded too: `value_ns`
+        less one interval, less two, and so on while at least one interval remains. The rule is
+        `recordValueWithExpectedInterval` of the Java HdrHistogram; hdrh's `record_corrected_value`
+        goes one value further, below the interval.
+
+        The time this takes grows with the buckets the values fall in and not with their number.
+
+        Args:
+            value_ns: As for `record`.
+            expected_interval_ns: Time between two sends, an int; 0 corrects nothing.
+
+        Raises:
+            InvalidArgument: The interval is negative, or the sum would be more than 2**63 - 1 values;
+                nothing was recorded. (A `ValueError`.)
+            InvalidType: One of the two is not an int. (A `TypeError`.)
+            MemoryError: The first value found no memory for the counters; nothing was recorded.
+        """
+        cdef int64_t value = recorder_nanoseconds(value_ns, "a latency")
+        cdef int64_t interval = recorder_nanoseconds(expected_interval_ns, "an expected interval")
+        cdef int64_t left = 1
+        cdef int64_t lowest, here
+        cdef int64_t missing = value
+        cdef Py_ssize_t index
+        cdef bint fits
+        if interval < 0:
+            raise InvalidArgument(f"an expected interval is 0 ns or more, not {expected_interval_ns}")
+        if interval == 0 or value < interval:
+            interval = 1  # any number will do, for one value
+        else:
+            left = value // interval
+        with cython.critical_section(self):
+            fits = left <= INT64_MAX - self._count
+            if fits:
+                if self._counters is NULL:
+                    self._allocate()
+                self._count += left
+                self._max = max(self._max, value)
+                self._min = min(self._min, value - (left - 1) * interval)
+                self._below_range += value < 0
+                # From the top, one bucket a turn: `here` of the values lie in the bucket of `missing`.
+                while left:
+                    index = hdr_index(hdr_clamp(missing))
+                    lowest = HDR_HIGHEST_NS + 1 if missing > HDR_HIGHEST_NS else hdr_lowest(index)
+                    here = (missing - lowest) // interval + 1 if missing > lowest else 1
+                    here = min(here, left)
+                    self._counters[index] += here
+                    if missing > HDR_HIGHEST_NS:
+                        self._above_range += here
+                    left -= here
+                    missing -= here * interval
+        if not fits:
+            raise InvalidArgument(
+                f"cannot record {value} ns at an interval of {interval} ns: more than 2**63 - 1 values in all"
+            )
 
     @property
     def count(self):
@@ -426,6 +493,32 @@ cdef class LatencyRecorder:
                 copy._above_range = self._above_range
         return copy
 
+    def take(self):
+        """Everything recorded since the last `take` or `reset`, as a new recorder; this one starts again.
+
+        One step for other threads: what they record is in the result or in the next one, never in both.
+
+        Raises:
+            MemoryError: No memory for another set of counters; nothing was taken.
+        """
+        cdef LatencyRecorder taken = LatencyRecorder.__new__(LatencyRecorder)
+        # Fresh counters for this recorder, made before the lock so that nobody waits for them, and not
+        # at its next value, so that recording still cannot fail.
+        taken._allocate()
+        with cython.critical_section(self):
+            # An empty recorder gives nothing away: its counters, if there are any, are zero.
+            if self._count:
+                self._counters, taken._counters = taken._counters, self._counters
+                taken._count, self._count = self._count, 0
+                taken._min, self._min = self._min, INT64_MAX
+                taken._max, self._max = self._max, INT64_MIN
+                taken._below_range, self._below_range = self._below_range, 0
+                taken._above_range, self._above_range = self._above_range, 0
+        if not taken._count:
+            PyMem_RawFree(taken._counters)
+            taken._counters = NULL
+        return taken
+
     def reset(self):
         """Forget everything recorded. The counters' memory is kept: recording goes on and cannot fail."""
         cdef Py_ssize_t first
@@ -456,6 +549,64 @@ cdef class LatencyRecorder:
                     rows.append((hdr_lowest(index), hdr_highest(index), frozen._counters[index]))
         return iter(rows)
 
+    def encode(self):
+        """This recorder as text, in HdrHistogram's V2 compressed format and base64.
+
+        Java's `Histogram.decodeFromCompressedByteBuffer`, hdrh and others read it, and get the same
+        counters. What the format has no room for stands where they do not look: exact `min` and `max`,
+        `below_range` and `above_range`, which `decode` restores.
+        """
+        from pmesh.hdr import Content, encode_content
+
+        return encode_content(Content(*self._content()))
+
+    @staticmethod
+    def decode(text, /):
+        """The recorder that `text` encodes: what `encode` gave, or any HdrHistogram in V2 and base64.
+
+        A histogram of another origin has no exact `min` and `max`: they are the ends of the outermost
+        buckets in use, 60 s at most where 60 s lies in the bucket. Values above 60 s are counted in
+        `above_range`. One of other parameters is recorded anew, each value as the highest of its
+        bucket: percentiles are those it has itself, to within 1/1024, and never too low; its buckets
+        of three digits or more change nothing else.
+
+        Raises:
+            InvalidArgument: Not such a text; it says what is wrong with it. (A `ValueError`.)
+            InvalidType: Not a str. (A `TypeError`.)
+        """
+        from pmesh.hdr import decode_content
+
+        content = decode_content(text)
+        return _restore_recorder(*content) if content.counters else LatencyRecorder()
+
+    def to_hdr(self):
+        """A new `hdrh.histogram.HdrHistogram(1, 60_000_000_000, 3)` with the same counters.
+
+        `min_value` and `max_value` are exact, but never outside 0 .. 60 s.
+
+        Raises:
+            ExtraMissing: hdrh is not installed; `pip install 'pmesh[hdr]'` does that. (An `ImportError`.)
+        """
+        from pmesh.hdr import Content, to_hdrh
+
+        return to_hdrh(Content(*self._content()))
+
+    @staticmethod
+    def from_hdr(histogram, /):
+        """The recorder with what `histogram`, an `hdrh.histogram.HdrHistogram`, has recorded.
+
+        As `decode`, but with the exact `min` and `max`, as far as hdrh knows them: not after decoding.
+
+        Raises:
+            ExtraMissing: hdrh is not installed; `pip install 'pmesh[hdr]'` does that. (An `ImportError`.)
+            InvalidArgument: It holds more than a recorder can, or is broken. (A `ValueError`.)
+            InvalidType: Not an hdrh histogram. (A `TypeError`.)
+        """
+        from pmesh.hdr import from_hdrh
+
+        content = from_hdrh(histogram)
+        return _restore_recorder(*content) if content.counters else LatencyRecorder()
+
     def __copy__(self):
         return self.snapshot()
 
@@ -464,17 +615,8 @@ cdef class LatencyRecorder:
 
     def __reduce__(self):
         """Pickle the counters in use only: a few KiB at most for what a service records."""
-        cdef LatencyRecorder frozen = self.snapshot()
-        cdef Py_ssize_t index
-        cdef dict counters = {}
-        if not frozen._count:
-            return LatencyRecorder, ()
-        for index in range(frozen._first(), frozen._last() + 1):
-            if frozen._counters[index]:
-                counters[index] = frozen._counters[index]
-        return _restore_recorder, (
-            frozen._min, frozen._max, frozen._below_range, frozen._above_range, counters
-        )
+        cdef tuple content = self._content()
+        return (_restore_recorder, content) if content[4] else (LatencyRecorder, ())
 
     def __sizeof__(self):
         """Bytes of the object and, once made, of its counters."""
@@ -498,6 +640,18 @@ cdef class LatencyRecorder:
             f"<LatencyRecorder: count={frozen._count}, p50={recorder_duration(p50)}, "
             f"p99={recorder_duration(p99)}, max={recorder_duration(frozen._max)}{outside}>"
         )
+
+    cdef tuple _content(self):
+        """min, max, below_range, above_range and {index: count}, of one moment; `hdr.Content` names them."""
+        cdef LatencyRecorder frozen = self.snapshot()
+        cdef Py_ssize_t index
+        cdef dict counters = {}
+        if not frozen._count:
+            return 0, 0, 0, 0, counters
+        for index in range(frozen._first(), frozen._last() + 1):
+            if frozen._counters[index]:
+                counters[index] = frozen._counters[index]
+        return frozen._min, frozen._max, frozen._below_range, frozen._above_range, counters
 
     # The rest is called with the lock held, or on a recorder nobody else has, and makes no object.
 
@@ -573,7 +727,7 @@ cdef class LatencyRecorder:
 def _restore_recorder(
     int64_t min_ns, int64_t max_ns, int64_t below_range, int64_t above_range, dict counters not None, /
 ):
-    """Unpickle a LatencyRecorder that was not empty.
+    """The LatencyRecorder with this content, which is not empty; pickles and `pmesh.hdr` come in here.
 
     Raises:
         InvalidArgument: The state is none that a recorder can have.
@@ -589,8 +743,10 @@ def _restore_recorder(
     for key, value in counters.items():
         index = key
         count = value
-        if not 0 <= index < HDR_COUNTERS or count <= 0 or count > INT64_MAX - recorder._count:
-            raise InvalidArgument(f"a LatencyRecorder's pickle has the impossible counter {key}: {value}")
+        if not 0 <= index < HDR_COUNTERS or count <= 0:
+            raise InvalidArgument(f"no LatencyRecorder has the counter {key}: {value}")
+        if count > INT64_MAX - recorder._count:
+            raise InvalidArgument("no LatencyRecorder holds more than 2**63 - 1 values, as these counters do")
         recorder._counters[index] = count
         recorder._count += count
     # Every sweep runs from the counter of min to that of max, so a count outside would be lost.
@@ -605,7 +761,7 @@ def _restore_recorder(
         or not 0 <= above_range <= recorder._counters[hdr_index(HDR_HIGHEST_NS)]
     ):
         raise InvalidArgument(
-            f"a LatencyRecorder's pickle contradicts itself: min {min_ns}, max {max_ns}, "
+            f"the content of a LatencyRecorder contradicts itself: min {min_ns}, max {max_ns}, "
             f"{below_range} below and {above_range} above range, counters "
             f"{min(counters, default=None)} to {max(counters, default=None)}"
         )

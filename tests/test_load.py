@@ -21,8 +21,7 @@ from pmesh.load import driver as driver_module
 from pmesh.load.driver import LoadAgent, find_faults
 from pmesh.load.environment import choose_loop
 from pmesh.load.resources import measure_overhead, resident_bytes
-from pmesh.slo import FIGURES
-from pmesh.load.terminal import bytes_text, duration_text, percent_text
+from pmesh.load.units import bytes_text, duration_text, percent_text
 
 TINY = Profile("tiny", agents=3, messages_per_agent=20, rounds=4, concurrency=7, payload_bytes=33)
 
@@ -393,7 +392,7 @@ def test_an_objective_holds_up_to_its_bound(comparison: str, observed: int, hold
 def test_verdicts_observe_the_reports_own_figures() -> None:
     report = run_tiny()
     observed = {verdict.objective.figure: verdict.observed for verdict in report.slo}
-    assert set(observed) == set(FIGURES)
+    assert set(observed) == {objective.figure for objective in DEFAULT_OBJECTIVES}
     assert observed["p99"] == report.latency_ns.p99
     assert observed["max"] == report.latency_ns.max
     assert observed["throughput"] == report.throughput_per_second

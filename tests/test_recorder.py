@@ -340,7 +340,7 @@ def test_a_pickle_holds_only_the_counters_in_use() -> None:
 )
 def test_a_pickle_that_contradicts_itself_is_refused(broken: tuple[object, ...]) -> None:
     restore = recorder_of([5]).__reduce__()[0]
-    with pytest.raises(ValueError, match="LatencyRecorder's pickle"):
+    with pytest.raises(ValueError, match=r"(no|of a) LatencyRecorder "):
         restore(*broken)
 
 
@@ -441,7 +441,7 @@ def test_merges_in_opposite_directions_do_not_hang_and_stay_whole() -> None:
     ("value", "message"),
     [
         (True, "not the bool True"),
-        (1.5, r"not the float 1\.5; for seconds as a float record round"),
+        (1.5, r"not the float 1\.5; of seconds as a float make round"),
         (float("nan"), "not the float nan"),
         ("12", "not the str '12'"),
         (None, "not the NoneType None"),

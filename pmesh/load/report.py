@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def mode(self) -> str:
-        """"open" or "closed"."""
+        """ "open" or "closed"."""
         return "closed" if self.rate_per_second is None else "open"
 
     @property
@@ -379,11 +379,7 @@ class Report:
             "concurrency": profile.concurrency,
             "window": plan.window,
             "payload_bytes": profile.payload_bytes,
-            **{
-                name: value
-                for name, value in dataclasses.asdict(plan).items()
-                if name not in ("profile", "window")
-            },
+            **{name: value for name, value in dataclasses.asdict(plan).items() if name not in ("profile", "window")},
             "reference": None if profile.reference is None else dataclasses.asdict(profile.reference),
             "counts": dataclasses.asdict(self.counts),
             "unsent": self.unsent,
@@ -449,9 +445,7 @@ class Search:
     interrupted: bool = False
 
 
-def as_document(
-    environment: Environment, reports: Iterable[Report], searches: Sequence[Search] = ()
-) -> dict[str, Any]:
+def as_document(environment: Environment, reports: Iterable[Report], searches: Sequence[Search] = ()) -> dict[str, Any]:
     """The JSON document of a command: its environment and a part for each profile that ran."""
     return {
         "schema": SCHEMA,

@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from pmesh.load.units import bytes_text, duration_text, observed_text, percent_text
+
 if TYPE_CHECKING:
     from pmesh.load.environment import Environment
     from pmesh.load.profiles import Profile
@@ -168,7 +170,7 @@ class Screen:
             table.add_row(
                 Text(mark, style="green" if verdict.passed else "bold red"),
                 verdict.objective.text,
-                _observed_text(verdict),
+                observed_text(verdict.objective.figure, verdict.observed),
             )
         return table
 
@@ -255,38 +257,3 @@ def _factor(better: float, worse: float) -> str:
         return ""
     factor = better / worse
     return f"{factor:,.0f}x" if factor >= 10 else f"{factor:.1f}x"
-
-
-def _observed_text(verdict: Verdict) -> str:
-    figure, observed = verdict.objective.figure, verdict.observed
-    if figure == "throughput":
-        return f"{observed:,.0f}/s"
-    if figure == "success":
-        return percent_text(observed)
-    if figure in ("memory_per_agent", "overhead"):
-        return bytes_text(observed)
-    return duration_text(observed)
-
-
-def percent_text(ratio: float) -> str:
-    """`ratio` in percent; never rounded up to 100 %."""
-    if ratio == 1.0:
-        return "100%"
-    return f"{min(ratio * 100, 99.9999):.6g}%"
-
-
-def duration_text(value_ns: float) -> str:
-    """`value_ns` in the unit that leaves one to three digits before the point."""
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if value_ns >= size:
-            value = value_ns / size
-            return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"
-    return f"{value_ns:.0f} ns"
-
-
-def bytes_text(value_bytes: float) -> str:
-    """`value_bytes` in decimal units."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(value_bytes) >= size:
-            return f"{value_bytes / size:.1f} {unit}"
-    return f"{value_bytes:.0f} B"

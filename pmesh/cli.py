@@ -87,9 +87,9 @@ def _outputs(*, json: bool) -> Callable[[_Command], _Command]:
 
     def add(command: _Command) -> _Command:
         for kind, what in reversed(kinds):
-            command = click.option(
-                f"--{kind}", f"{kind}_path", metavar="FILE", help=f"Write {what}; '-' is stdout."
-            )(command)
+            command = click.option(f"--{kind}", f"{kind}_path", metavar="FILE", help=f"Write {what}; '-' is stdout.")(
+                command
+            )
         return command
 
     return add

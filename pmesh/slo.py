@@ -24,7 +24,9 @@ __all__ = [
     "Verdict",
     "as_objective",
     "judge",
+    "parse_duration",
     "parse_objective",
+    "parse_share",
 ]
 
 # Prefixes of a latency figure, as in `queue.p99`; without one it is of the latency.

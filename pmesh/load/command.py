@@ -164,7 +164,7 @@ class _Command:
             self._screen.progress(
                 plan.profile.name,
                 total=messages if seconds is None else seconds,
-                unit="messages" if seconds is None else "seconds",
+                unit="messages" if seconds is None else "s",
             ) as on_progress,
             asyncio.Runner(loop_factory=self._new_loop) as runner,
         ):
@@ -206,9 +206,7 @@ class _Command:
                 running = None
 
         async def measure(rate: float) -> Report:
-            report = await run_driver(
-                self._plan(plan.profile.name, {**changes, "rate": rate, "arrival": arrival})
-            )
+            report = await run_driver(self._plan(plan.profile.name, {**changes, "rate": rate, "arrival": arrival}))
             held[rate] = report.judged([objective])
             return held[rate]
 
@@ -223,11 +221,11 @@ class _Command:
                 objective,
                 profile=plan.profile.name,
                 start_per_second=start,
-                on_step=self._screen.show_step,
+                on_step=lambda step: self._screen.show_step(step, objective),
                 stopped=lambda: stopped,
             )
 
-        self._screen.show_search_start(plan, objective)
+        self._screen.show_search_begin(plan.profile.name, objective)
         with asyncio.Runner(loop_factory=self._new_loop) as runner:
             self._interrupts.watch(stop, runner.get_loop())
             try:

@@ -165,9 +165,7 @@ class Driver:
                 capacity=default if plan.capacity is None else plan.capacity,
                 overflow=Overflow[plan.overflow.upper()],
             )
-        return await mesh.spawn(
-            factory, *args, name=f"load-{index + 1}", mailbox=mailbox, own_recorders=plan.per_agent
-        )
+        return await mesh.spawn(factory, *args, name=f"load-{index + 1}", mailbox=mailbox, own_recorders=plan.per_agent)
 
     # Sending.
 
@@ -207,7 +205,9 @@ class Driver:
             meter.sample()
             self._show_progress(recording)
 
-    async def _send(self, mesh: Coordinator, *, limit: int | None, seconds: float | None, measured: bool = False) -> None:
+    async def _send(
+        self, mesh: Coordinator, *, limit: int | None, seconds: float | None, measured: bool = False
+    ) -> None:
         """Send `limit` messages, or for `seconds`, whichever ends first."""
         plan = self.plan
         make_payload = self._subject.make_payload

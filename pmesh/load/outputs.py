@@ -141,9 +141,7 @@ class Outputs:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
 
-    def write(
-        self, environment: Environment, reports: Sequence[Report], searches: Sequence[Search] = ()
-    ) -> None:
+    def write(self, environment: Environment, reports: Sequence[Report], searches: Sequence[Search] = ()) -> None:
         """Write each output.
 
         Raises:

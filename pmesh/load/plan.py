@@ -21,6 +21,7 @@ MOST_IN_FLIGHT = 1_000_000
 # How long an open loop runs when neither its duration nor its number of messages is given.
 OPEN_LOOP_SECONDS = 10.0
 
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a run was asked to do: the load, how it is sent, to whom, and what goes wrong on purpose.
@@ -127,7 +128,7 @@ def make_plan(
         _whole("messages", messages, 1)
     if duration is not None:
         _number("duration", duration, "seconds")
-    if not warmup == 0:
+    if warmup != 0:
         _number("warmup", warmup, "seconds")
     if rate is not None:
         _number("rate", rate, "messages per second")

@@ -113,9 +113,7 @@ class Recording:
             if self._own:
                 own = self._own[ref.name].snapshot()
                 own.merge(self._latency_of(ref))
-                row = dataclasses.replace(
-                    row, p50_ns=own.percentile(50), p99_ns=own.percentile(99), max_ns=own.max
-                )
+                row = dataclasses.replace(row, p50_ns=own.percentile(50), p99_ns=own.percentile(99), max_ns=own.max)
             rows.append(row)
         return tuple(rows)
 

@@ -95,9 +95,7 @@ class Subject:
         self._class, table = self._look_up_agent()
         # Bytes of the profile's size, for which each sender has its own quick way.
         self.makes_bytes = payload is None
-        self.make_payload: MakePayload = (
-            self._make_bytes if payload is None else _PayloadFactory(payload)
-        )
+        self.make_payload: MakePayload = self._make_bytes if payload is None else _PayloadFactory(payload)
         sample = self.make_payload(0)
         if table.find(sample) is None:
             raise InvalidArgument(

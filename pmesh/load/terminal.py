@@ -1,4 +1,4 @@
-"""What `pmesh load` shows to people: progress, tables, the steps of a search and the closing line (rich).
+"""What `pmesh load` shows to people: progress, tables, the steps of a search, comparisons and the closing line (rich).
 
 Every line fits 80 columns, and nothing but text comes out where the output is no terminal. The tables are made in
 `terminal_tables`, the sentences that other formats have as well in `findings`.
@@ -22,6 +22,7 @@ from pmesh.load.findings import load_text, notices_of, search_text
 from pmesh.load.terminal_tables import (
     Marks,
     account_lines,
+    comparison_table,
     drift_text,
     figures_table,
     knee_table,
@@ -33,8 +34,8 @@ from pmesh.load.terminal_tables import (
 from pmesh.load.units import duration_text, observed_text
 
 if TYPE_CHECKING:
+    from pmesh.load.compare import Breach, Comparison
     from pmesh.load.environment import Environment
-    from pmesh.load.plan import Plan
     from pmesh.load.report import Report, Search, Step
     from pmesh.slo import Objective
 
@@ -52,8 +53,8 @@ ESTIMATE_SECONDS = 2.0
 
 # What a latency is, by the loop that it comes from.
 TIMES_FROM = {
-    "closed": "latency runs from accept to the end of handling",
-    "open": "latency runs from the intended send time to the end of handling",
+    "closed": "In a closed loop, latency runs from accept to the end of handling.",
+    "open": "In an open loop, latency runs from the intended send time to the end of handling.",
 }
 
 
@@ -73,11 +74,10 @@ class Screen:
         self.failure: str | None = None
         self._file = file
         self._silent = silent
-        self._environment_shown = False
+        self._environment_shown = ""
         self._console = _Console(file=file, highlight=False)
         self._show_progress = show_progress and file.isatty() and not self._console.is_dumb_terminal
         self._marks = Marks(file)
-        self._sought: Objective | None = None
 
     @contextlib.contextmanager
     def progress(self, description: str, total: float, unit: str) -> Iterator[Callable[[float], None] | None]:
@@ -110,16 +110,17 @@ class Screen:
     def show_report(self, report: Report) -> None:
         """One profile: its load, what speaks against the figures, the figures, and the verdict on each objective.
 
-        What they were measured on stands above the first.
+        What they were measured on stands above the first, and above each that was measured on something else.
         """
-        if not self._environment_shown:
-            self._environment_shown = True
-            self._print_prose(_environment_text(report.environment), style="dim")
+        environment = _environment_text(report.environment)
+        if environment != self._environment_shown:
+            self._environment_shown = environment
+            self._print_prose(environment, style="dim")
         self._print()
         ended = " (aborted)" if report.aborted is not None else " (interrupted)" if report.interrupted else ""
         self._print(Text(f"{report.profile.name}{ended}", style="bold"))
         self._print_prose(load_text(report), style="dim")
-        self._print_prose(f"{report.mode} loop: {TIMES_FROM[report.mode]}", style="dim")
+        self._print_prose(TIMES_FROM[report.mode], style="dim")
         for notice in notices_of(report):
             self._print_prose(f"note: {notice.text}", style="bold red" if notice.grave else "yellow")
         self._print()
@@ -146,27 +147,24 @@ class Screen:
         """All profiles in one table, a line each."""
         self._print()
         for mode in sorted({report.mode for report in reports}):
-            self._print_prose(f"{mode} loop: {TIMES_FROM[mode]}", style="dim")
+            self._print_prose(TIMES_FROM[mode], style="dim")
         self._print(summary_table(reports, self._marks))
 
-    def show_search_start(self, plan: Plan, objective: Objective) -> None:
+    def show_search_begin(self, profile: str, objective: Objective) -> None:
         """What the steps that follow are for."""
-        self._sought = objective
         self._print()
-        self._print(Text(f"{plan.profile.name}: the highest rate with {objective.text}", style="bold"))
-        self._print_prose(f"open loop: {TIMES_FROM['open']}", style="dim")
+        self._print(Text(f"{profile}: the highest rate with {objective.text}", style="bold"))
+        self._print_prose(TIMES_FROM["open"], style="dim")
 
-    def show_step(self, step: Step) -> None:
-        """One run of the search that `show_search_start` announced, as it ends."""
-        sought = self._sought
-        figure = "p99" if sought is None else sought.figure
-        observed = step.p99_ns if sought is None else step.observed
-        holds = sought is None or (observed is not None and sought.holds(observed))
+    def show_step(self, step: Step, objective: Objective) -> None:
+        """One run of a search, as it ends."""
+        holds = step.observed is not None and objective.holds(step.observed)
         end = ": not sustained" if holds and not step.held else ""
         self._print(
             Text(
                 f"{self._marks.of(step.held):<{self._marks.width}} {rate_text(step.rate_per_second):>12}"
-                f"  {figure} {observed_text(figure, observed)}, {rate_text(step.throughput_per_second)} handled{end}",
+                f"  {objective.figure} {observed_text(objective.figure, step.observed)},"
+                f" {rate_text(step.throughput_per_second)} handled{end}",
                 style="green" if step.held else "red",
             )
         )
@@ -179,6 +177,30 @@ class Screen:
             return
         self._print_prose("Medians of the runs of each rate; open loop, p99 on a log scale:", style="dim")
         self._print(knee_table(search, self._marks))
+
+    def show_comparison(self, comparison: Comparison, breaches: Sequence[Breach]) -> None:
+        """Two documents side by side, what warns of comparing them, and the limits that are not kept."""
+        for side, document in (("before", comparison.before), ("after", comparison.after)):
+            environment = document.environment
+            self._print_prose(f"{side}: {_environment_text(environment)}, {environment.started_at}", style="dim")
+        for warning in comparison.warnings:
+            self._print_prose(f"WARNING: {warning}", style="bold red")
+        for note in comparison.notes:
+            self._print_prose(f"note: {note}", style="yellow")
+        for profile in comparison.profiles:
+            self._print()
+            self._print(Text(profile.name, style="bold"))
+            for mode in sorted({profile.before.mode, profile.after.mode}):
+                self._print_prose(TIMES_FROM[mode], style="dim")
+            for warning in profile.warnings:
+                self._print_prose(f"WARNING: {warning}", style="bold red")
+            self._print(comparison_table(profile))
+        self._print()
+        for side, names in (("before", comparison.only_before), ("after", comparison.only_after)):
+            if names:
+                self._print_prose(f"only {side}: {', '.join(names)}", style="yellow")
+        for breach in breaches:
+            self._print_prose(f"{self._marks.of(False)} {breach}", style="bold red")
 
     def show_outcome(self, text: str, *, good: bool) -> None:
         """The last line: what the exit code says."""

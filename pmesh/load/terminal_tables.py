@@ -18,6 +18,7 @@ from pmesh.load.units import bytes_text, duration_text, observed_text, percent_t
 from pmesh.slo import parse_objective
 
 if TYPE_CHECKING:
+    from pmesh.load.compare import Change, ProfileComparison
     from pmesh.load.profiles import Reference
     from pmesh.load.report import Counts, Drift, Report, Search, Spread, Step
     from pmesh.slo import Verdict
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Marks",
     "account_lines",
+    "comparison_table",
     "drift_text",
     "figures_table",
     "knee_table",
@@ -180,8 +182,6 @@ def _log_cells(value: float, values: Sequence[float]) -> int:
     return 1 + round((PLOT_CELLS - 1) * math.log(value / min(above_0)) / span)
 
 
-
-
 def summary_table(reports: Sequence[Report], marks: Marks) -> Table:
     """All reports, a line each; beside the reference where all are closed loops."""
     table = _new_table()
@@ -231,7 +231,6 @@ def verdicts_table(verdicts: Sequence[Verdict], marks: Marks) -> Table:
     return table
 
 
-
 def knee_table(search: Search, marks: Marks) -> Table:
     """The rates of a search in order, each with the medians of its runs and a bar of its p99 on a log scale."""
     figure = parse_objective(search.objective).figure
@@ -268,3 +267,30 @@ def knee_table(search: Search, marks: Marks) -> Table:
     return table
 
 
+def comparison_table(profile: ProfileComparison) -> Table:
+    """Each figure of a profile before and after, and its change."""
+    table = _new_table()
+    table.add_column("", no_wrap=True)
+    for heading in ("before", "after", "change"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for change in profile.changes:
+        ratio = change.ratio
+        verdict, style = _change_verdict(change)
+        table.add_row(
+            change.figure.replace("_", " "),
+            observed_text(change.figure, change.before),
+            observed_text(change.figure, change.after),
+            "" if ratio is None else f"{ratio:+,.1%}",
+            Text(verdict, style=style),
+        )
+    return table
+
+
+def _change_verdict(change: Change) -> tuple[str, str]:
+    """What a change is, in words, and the style to show that in."""
+    if change.remark:
+        return change.remark, "yellow"
+    if change.before is None or change.after is None or change.before == change.after:
+        return "", ""
+    return ("worse", "red") if change.is_worse else ("better", "green")

@@ -60,13 +60,13 @@ def fit_drift(figure: str, points: Sequence[tuple[float, float]]) -> Drift:
 
     Args:
         figure: Its name in the result.
-        points: (seconds, value), by ascending seconds. Those of the first 10 % of the time are start-up and left
+        points: (seconds since the start, value), ascending. Those of the first 10 % of the time are start-up and left
             out.
 
     Returns:
         The slope per hour with its 95 % confidence interval. The verdict is "no growth" only if that includes
         zero. With fewer than 20 points left it is "too few points", and the slope and the interval are 0.
-        `points` is the number of those left, `start` the fitted value at the first of all `points`.
+        `points` is the number of those left, `start` the fitted value at second 0.
     """
     kept = _after_start_up(points)
     if len(kept) < FEWEST_POINTS or kept[0][0] == kept[-1][0]:
@@ -79,7 +79,7 @@ def fit_drift(figure: str, points: Sequence[tuple[float, float]]) -> Drift:
     middle_value = statistics.fmean(value for _, value in blocks)
     return Drift(
         figure=figure,
-        start=middle_value - slope * (middle_seconds - points[0][0]),
+        start=middle_value - slope * middle_seconds,
         slope_per_hour=slope * SECONDS_PER_HOUR,
         low_per_hour=low * SECONDS_PER_HOUR,
         high_per_hour=high * SECONDS_PER_HOUR,

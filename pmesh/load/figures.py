@@ -16,15 +16,15 @@ from pmesh.load.plots import (
     Mark,
     Plot,
     Rule,
+    condense,
     figure,
     linear_axis,
     log_axis,
     percentile_axis,
-    thin,
     time_axis,
 )
-from pmesh.load.terminal import bytes_text, duration_text, percent_text
 from pmesh.slo import parse_objective
+from pmesh.units import bytes_text, duration_text
 
 if TYPE_CHECKING:
     from pmesh import LatencyRecorder
@@ -119,16 +119,16 @@ def _percentile_text(percentile: float) -> str:
     return f"p{round(percentile, digits + 1):.10g}"
 
 
-def series_figures(place: str, report: Report, most_rows: int) -> list[Markup]:
+def series_figures(place: str, report: Report, most_values: int) -> list[Markup]:
     """The run over time: throughput, latency, queue depth, memory and processor time.
 
     Args:
-        most_rows: About how many intervals each plot shows; peaks are always among them.
+        most_values: How many values each line has at most; a stretch of many keeps its least and greatest.
     """
     series = report.series
     if not series:
         return []
-    over_time = _OverTime(place, series, most_rows)
+    over_time = _OverTime(place, series, most_values)
     latency, mode = report.latency_ns, report.mode
     throughput: dict[str, list[float | None]] = {"handled": [point.throughput_per_second for point in series]}
     if any(point.failed for point in series):
@@ -178,9 +178,9 @@ def series_figures(place: str, report: Report, most_rows: int) -> list[Markup]:
 class _OverTime:
     """Plots over the intervals of one series."""
 
-    def __init__(self, place: str, series: Sequence[Point], most_rows: int) -> None:
+    def __init__(self, place: str, series: Sequence[Point], most_values: int) -> None:
         self._place = place
-        self._most_rows = most_rows
+        self._most_values = most_values
         self._seconds = [point.at_ns / 1e9 for point in series]
         self._x = time_axis(self._seconds[-1])
 
@@ -196,23 +196,22 @@ class _OverTime:
         from_zero: bool = True,
         rules: Sequence[Rule] = (),
     ) -> Markup:
-        kept = thin(list(lines.values()), self._most_rows)
-        drawn = [values[place] for values in lines.values() for place in kept]
-        known = [value for value in drawn if value is not None] + [rule.value for rule in rules]
+        raw = [Line(line, values, style) for style, (line, values) in enumerate(lines.items())]
+        xs, shown = condense(self._seconds, raw, self._most_values)
+        known = [value for values in lines.values() for value in values if value is not None]
+        known += [rule.value for rule in rules]
+        whole = text is _count_text
         return figure(
             Plot(
                 id=f"{self._place}-{name}",
                 title=title,
                 summary=summary,
                 x=self._x,
-                y=log_axis(known, text) if logarithmic else linear_axis(known, text, from_zero=from_zero),
-                x_name="at",
-                xs=[self._seconds[place] for place in kept],
-                x_texts=[f"{self._seconds[place]:,.6g} s" for place in kept],
-                lines=[
-                    Line(line, [values[place] for place in kept], style)
-                    for style, (line, values) in enumerate(lines.items())
-                ],
+                y=log_axis(known, text) if logarithmic else linear_axis(known, text, from_zero=from_zero, whole=whole),
+                x_name="at" if len(xs) == len(self._seconds) else "until (median, least to greatest)",
+                xs=xs,
+                x_texts=[f"{second:,.6g} s" for second in xs],
+                lines=shown,
                 value_text=text,
                 rules=rules,
             )

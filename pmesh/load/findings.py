@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pmesh.load.report import Spread
-from pmesh.load.terminal import duration_text, percent_text
+from pmesh.units import duration_text, percent_text
 
 if TYPE_CHECKING:
     from pmesh.load.environment import Environment
@@ -75,19 +75,26 @@ class Alert:
     derivation: str
 
 
-def verdict_text(reports: Sequence[Report]) -> tuple[str, bool]:
-    """The verdict on all reports in one sentence, and whether it is a good one."""
+def verdict_text(reports: Sequence[Report]) -> tuple[str, bool | None]:
+    """The verdict on all reports in one sentence, and whether it is a good one; None when nothing was judged."""
     if any(report.faults for report in reports):
         return "The account does not balance: these figures cannot be trusted.", False
+    if reports and not any(report.counts.handled for report in reports):
+        return "No message was handled.", False
     judged = sum(len(report.slo) for report in reports)
-    missed = [f"{report.profile.name} {verdict.objective.text}" for report in reports for verdict in report.missed]
+    missed = sum(len(report.missed) for report in reports)
     if missed:
-        return f"{len(missed)} of {judged} objectives missed: {', '.join(missed)}.", False
+        told = "; ".join(
+            f"{report.profile.name} {', '.join(verdict.objective.text for verdict in report.missed)}"
+            for report in reports
+            if report.missed
+        )
+        return f"{missed} of {judged} objectives missed: {told}.", False
     unfinished = [report.profile.name for report in reports if report.interrupted or report.aborted]
     if unfinished:
         return f"Ended early ({', '.join(unfinished)}): the figures are of what was handled until then.", False
     if not judged:
-        return "No objective was judged.", True
+        return "No objective was judged.", None
     return ("The objective holds." if judged == 1 else f"All {judged} objectives hold."), True
 
 
@@ -95,27 +102,31 @@ def load_text(report: Report) -> str:
     """The load of a run: which loop, how much, to whom; and the warm-up before it."""
     plan, profile = report.plan, report.profile
     payload = f"payloads from {plan.payload}" if plan.payload else f"{profile.payload_bytes:,}-byte payloads"
-    agents = f"{profile.agents:,} agents" + (f" of {plan.agent}" if plan.agent else "")
+    agents = _count(profile.agents, "agent") + (f" of {plan.agent}" if plan.agent else "")
     if plan.rate_per_second is None:
         loop = (
-            f"Closed loop: {profile.concurrency:,} senders, at most {plan.window:,} messages in flight,"
+            f"Closed loop: {_count(profile.concurrency, 'sender')}, at most {_count(plan.window, 'message')} in flight,"
             f" to {agents}, {payload}"
         )
     else:
         loop = (
-            f"Open loop: {plan.rate_per_second:,.6g} messages/s over {profile.concurrency:,} senders,"
+            f"Open loop: {plan.rate_per_second:,.6g} messages/s over {_count(profile.concurrency, 'sender')},"
             f" {plan.arrival} arrivals, to {agents}, {payload}"
         )
     if plan.duration_seconds is not None:
         length = f", for {plan.duration_seconds:,.6g} s"
     elif plan.messages is not None:
-        length = f", {plan.messages:,} messages"
+        length = f", {_count(plan.messages, 'message')}"
     elif plan.rate_per_second is None:
-        length = f", {profile.rounds:,} rounds of {profile.messages_per_agent:,} messages to each agent"
+        length = f", {_count(profile.rounds, 'round')} of {_count(profile.messages_per_agent, 'message')} to each agent"
     else:
-        length = f", {profile.messages:,} messages"
+        length = f", {_count(profile.messages, 'message')}"
     warmup = f"; warm-up of {plan.warmup_seconds:,.6g} s not counted" if plan.warmup_seconds else "; no warm-up"
     return f"{loop}{length}{warmup}; mailboxes {plan.overflow} when full."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def latency_meaning(mode: str) -> str:
@@ -161,15 +172,15 @@ def notices_of(report: Report) -> list[Notice]:
             asked.append(f"{percent_text(plan.fail_rate)} of handlers raise ({report.injected.failures:,} did)")
         if plan.slow_agents:
             asked.append(
-                f"{plan.slow_agents:,} agents wait {duration_text(plan.slow_ns)} before each message"
-                f" ({report.injected.delays:,} times)"
+                f"{_count(plan.slow_agents, 'agent')} made to wait {duration_text(plan.slow_ns)} before each message"
+                f" ({_count(report.injected.delays, 'time')})"
             )
         if plan.stop_every_seconds:
             asked.append(f"an agent is stopped every {plan.stop_every_seconds:,.6g} s ({report.injected.stops:,} were)")
         found.append(Notice(f"Failures on purpose: {'; '.join(asked)}."))
     if report.unsent:
         found.append(
-            Notice(f"{report.unsent:,} messages of the schedule were given up: the sender fell too far behind.")
+            Notice(f"{_count(report.unsent, 'message')} of the schedule given up: the sender fell too far behind.")
         )
     if plan.rate_per_second is not None and report.duration_ns and not report.interrupted and not report.aborted:
         sent = counts.sent * 1e9 / report.duration_ns
@@ -188,19 +199,19 @@ def notices_of(report: Report) -> list[Notice]:
     return found
 
 
-def beside_reference(report: Report) -> list[tuple[str, float, float | None, float | None]]:
+def beside_reference(report: Report) -> list[tuple[str, float | None, float | None, float | None]]:
     """Figures beside the reference's: name as in `Report.figure`, observed, reference, factor (above 1 is better).
 
     The reference's throughput is a range; the factor is over its upper end.
     """
     reference: Reference | None = report.profile.reference
-    rows: list[tuple[str, float, float | None, float | None]] = []
+    rows: list[tuple[str, float | None, float | None, float | None]] = []
     high = reference.throughput_high_per_second if reference else None
     rate = report.throughput_per_second
-    rows.append(("throughput", rate, high, rate / high if high else None))
-    rows.append(("success", report.success_rate, reference.success_rate if reference else None, None))
+    rows.append(("throughput", rate, high, rate / high if high and rate else None))
+    rows.append(("success", report.figure("success"), reference.success_rate if reference else None, None))
     for name in ("p50", "p95", "p99", "max"):
-        observed = getattr(report.latency_ns, name)
+        observed = report.figure(name)
         told = getattr(reference, f"{name}_ns") if reference else None
         rows.append((name, observed, told, told / observed if told and observed else None))
     return rows
@@ -249,14 +260,14 @@ def _check_account(report: Report) -> Iterator[Check]:
     if not report.agents:
         yield Check(name, None, "no account per agent")
     elif injected.stops:
-        yield Check(name, None, f"{injected.stops:,} agents were stopped, and took their accounts with them")
+        yield Check(name, None, f"{_count(injected.stops, 'agent')} stopped, with the account of each")
     else:
         accepted = sum(row.counts.accepted for row in report.agents)
         handled = sum(row.counts.handled for row in report.agents)
         yield Check(
             name,
             (accepted, handled) == (counts.accepted, counts.handled),
-            f"{len(report.agents):,} agents: {accepted:,} of {counts.accepted:,} accepted,"
+            f"{_count(len(report.agents), 'agent')}: {accepted:,} of {counts.accepted:,} accepted,"
             f" {handled:,} of {counts.handled:,} handled",
         )
     if report.plan.fail_rate:
@@ -383,7 +394,7 @@ def recommend(reports: Sequence[Report], searches: Sequence[Search] = ()) -> lis
         injected = " with the failures injected" if best.plan.injects else ""
         found.append(
             f"{best.profile.name} is the highest profile that holds every objective{injected}:"
-            f" {best.profile.agents:,} agents, {best.throughput_per_second:,.0f} messages/s ({best.mode} loop)."
+            f" {_count(best.profile.agents, 'agent')}, {best.throughput_per_second:,.0f} messages/s ({best.mode} loop)."
         )
     elif judged:
         found.append("No profile that ran to its end holds every objective.")

@@ -28,8 +28,7 @@ from pmesh.load.findings import (
 )
 from pmesh.load.markup import Markup, definition_list, element, table
 from pmesh.load.report import Counts
-from pmesh.load.terminal import _observed_text as observed_text
-from pmesh.load.terminal import bytes_text, duration_text, percent_text
+from pmesh.units import bytes_text, duration_text, observed_text, percent_text
 
 if TYPE_CHECKING:
     from pmesh.load.environment import Environment
@@ -40,12 +39,15 @@ __all__ = ["MOST_AGENT_ROWS", "page", "render"]
 # Agents that a page lists for a profile; the JSON has all. 500 rows are about 100 kB.
 MOST_AGENT_ROWS = 500
 
-# Intervals behind the plots over time of all profiles together; one takes about 100 bytes in a plot of three lines.
-ROWS_OF_PAGE = 8_000
-PLOTS_OVER_TIME = 5
+# Values of a line over time: what a plot can show, and for all profiles together, since one takes about 600 bytes
+# in the five plots of a profile.
+MOST_VALUES = 200
+MOST_VALUES_OF_PAGE = 1_500
 
 # The page may run its own script and style, and fetch nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+VERDICT_STYLES = {True: "good", False: "bad", None: "open"}
 
 STATISTICS = ("min", "mean", "p50", "p90", "p95", "p99", "p99_9", "p99_99", "max")
 ACCOUNT = tuple(field.name for field in dataclasses.fields(Counts))
@@ -62,15 +64,17 @@ def render(environment: Environment, reports: Sequence[Report], searches: Sequen
         verdict = " ".join(map(search_text, searches))
         good = all(search.highest_rate_per_second is not None for search in searches)
     names = section_names([report.profile.name for report in reports])
-    most_rows = max(60, ROWS_OF_PAGE // (PLOTS_OVER_TIME * max(1, len(reports))))
+    most_values = max(20, min(MOST_VALUES, MOST_VALUES_OF_PAGE // max(1, len(reports))))
     head = element(
         "header",
         element("h1", "pmesh load report"),
         element("p", _environment_line(environment), class_="dim"),
-        element("p", verdict, class_=f"verdict {'good' if good else 'bad'}"),
+        element("p", verdict, class_=f"verdict {VERDICT_STYLES[good]}"),
     )
     parts = [_overview(reports, searches, names)]
-    parts += [_profile(f"profile-{number}", names[number], report, most_rows) for number, report in enumerate(reports)]
+    parts += [
+        _profile(f"profile-{number}", names[number], report, most_values) for number, report in enumerate(reports)
+    ]
     parts += [_search(f"search-{number}", search) for number, search in enumerate(searches)]
     if reports:
         parts += [_conclusions(reports, searches), _checks(reports, names)]
@@ -147,18 +151,18 @@ def _overview(reports: Sequence[Report], searches: Sequence[Search], names: Sequ
         rows.append(
             (
                 element("a", names[number], href=f"#profile-{number}"),
-                report.mode,
-                f"{report.profile.agents:,}",
-                f"{report.throughput_per_second:,.0f}",
-                *(duration_text(value) if latency.count else "-" for value in (latency.p50, latency.p99, latency.max)),
-                percent_text(report.success_rate),
                 _mark(not report.missed, f"{held}/{len(report.slo)}", f"{held}/{len(report.slo)}")
                 if report.slo
                 else "none",
+                f"{report.throughput_per_second:,.0f}",
+                *(duration_text(value) if latency.count else "-" for value in (latency.p50, latency.p99, latency.max)),
+                percent_text(report.success_rate),
+                f"{report.profile.agents:,}",
+                report.mode,
                 "see its notices" if notices_of(report) else "",
             )
         )
-    headings = ("profile", "loop", "agents", "messages/s", "p50", "p99", "max", "success", "objectives", "")
+    headings = ("profile", "objectives", "messages/s", "p50", "p99", "max", "success", "agents", "loop", "")
     targets = [(f"search-{number}", f"Highest rate of {search.profile}") for number, search in enumerate(searches)]
     if reports:
         targets += [("conclusions", "What follows"), ("checks", "Checks")]
@@ -174,9 +178,9 @@ def _overview(reports: Sequence[Report], searches: Sequence[Search], names: Sequ
     )
 
 
-def _profile(place: str, name: str, report: Report, most_rows: int) -> Markup:
+def _profile(place: str, name: str, report: Report, most_values: int) -> Markup:
     plots = [plot for plot in (percentile_figure(place, report),) if plot is not None]
-    over_time = series_figures(place, report, most_rows)
+    over_time = series_figures(place, report, most_values)
     return _section(
         place,
         name,
@@ -229,7 +233,7 @@ def _objectives(report: Report) -> Markup:
     if not report.slo:
         return element("p", "No objective was judged.", class_="dim")
     rows = [
-        (verdict.objective.text, "-" if verdict.observed is None else observed_text(verdict), _mark(verdict.passed))
+        (verdict.objective.text, observed_text(verdict.objective.figure, verdict.observed), _mark(verdict.passed))
         for verdict in report.slo
     ]
     return table("Objectives", ("objective", "observed", "verdict"), rows)
@@ -284,7 +288,12 @@ def _reference(report: Report) -> Markup:
         else:
             text = percent_text if name == "success" else duration_text
         rows.append(
-            (name, text(observed), "" if told is None else text(told), "" if factor is None else f"{factor:,.1f}x")
+            (
+                name,
+                "-" if observed is None else text(observed),
+                "" if told is None else text(told),
+                "" if factor is None else f"{factor:,.1f}x",
+            )
         )
     return table("Beside the reference", ("", "pmesh", "reference", "times better"), rows)
 
@@ -345,17 +354,16 @@ def _telling(row: AgentRow) -> tuple[int, int]:
 
 
 def _search(place: str, search: Search) -> Markup:
-    rows = []
-    for step in sorted(search.steps, key=lambda step: step.rate_per_second):
-        rows.append(
-            (
-                f"{step.rate_per_second:,.0f}/s",
-                _mark(step.held),
-                f"{step.throughput_per_second:,.0f}/s",
-                percent_text(step.success_rate),
-                *(duration_text(value) if value else "-" for value in (step.p50_ns, step.p99_ns, step.max_ns)),
-            )
+    rows = [
+        (
+            f"{step.rate_per_second:,.0f}/s",
+            _mark(step.held),
+            f"{step.throughput_per_second:,.0f}/s",
+            percent_text(step.success_rate),
+            *(duration_text(value) if value else "-" for value in (step.p50_ns, step.p99_ns, step.max_ns)),
         )
+        for step in sorted(search.steps, key=lambda step: step.rate_per_second)
+    ]
     return _section(
         place,
         f"Highest rate of {search.profile} that holds {search.objective}",

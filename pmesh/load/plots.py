@@ -7,9 +7,11 @@ text sizes are in `page.css`; moving along a plot by pointer or keyboard is `pag
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pmesh.load.markup import Markup, element, escaped
 
@@ -19,13 +21,15 @@ __all__ = [
     "Mark",
     "Plot",
     "Rule",
+    "condense",
     "figure",
     "linear_axis",
     "log_axis",
     "percentile_axis",
-    "thin",
     "time_axis",
 ]
+
+T = TypeVar("T")
 
 # Units of the stretched drawing in each direction: finer than any screen.
 GRID = 4000
@@ -35,6 +39,9 @@ HEIGHT_PIXELS = 260
 LABEL_PIXELS = 15
 
 LINE_STYLES = 5
+
+# A line along the upper edge of its plot is easily overlooked.
+HEADROOM = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +66,16 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Values at each x, None where there is none; `style` chooses colour and dash."""
+    """Values at each x, None where there is none; `style` chooses colour and dash.
+
+    Attributes:
+        spans: Least and greatest of what each value stands for; empty where it stands for itself.
+    """
 
     name: str
     values: Sequence[float | None]
     style: int
+    spans: Sequence[tuple[float, float] | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +122,10 @@ class Plot:
     marks: Sequence[Mark] = ()
 
 
-def linear_axis(values: Iterable[float], text: Callable[[float], str], *, from_zero: bool = True) -> Axis:
-    """An axis for `values` with ticks at round numbers.
+def linear_axis(
+    values: Iterable[float], text: Callable[[float], str], *, from_zero: bool = True, whole: bool = False
+) -> Axis:
+    """An axis for `values` with ticks at round numbers, whole ones if they are counts, and room above the greatest.
 
     Without `from_zero` it starts near the least value, though never so near that a change below a tenth of the
     value fills the plot.
@@ -125,7 +139,9 @@ def linear_axis(values: Iterable[float], text: Callable[[float], str], *, from_z
     if high <= low:
         high = low + 1.0
     step = _round_up((high - low) / 5)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    if whole:
+        step = max(1.0, math.ceil(step))
+    first, last = math.floor(low / step + 1e-9), math.ceil(HEADROOM * high / step - 1e-9)
     ticks = tuple((number * step, text(number * step), (number - first) % 2 == 1) for number in range(first, last + 1))
     return Axis(first * step, last * step, float, ticks)
 
@@ -139,7 +155,7 @@ def _round_up(value: float) -> float:
 def log_axis(values: Iterable[float], text: Callable[[float], str]) -> Axis:
     """A decimal logarithmic axis for `values`; those below 1 stand at its lower end."""
     known = [max(1.0, value) for value in values] or [1.0]
-    low, high = _series_125(min(known), up=False), _series_125(max(known), up=True)
+    low, high = _series_125(min(known), up=False), _series_125(HEADROOM * max(known), up=True)
     if high / low < 9.9:
         low, high = 10.0 ** math.floor(math.log10(low) + 1e-9), 10.0 ** math.ceil(math.log10(high) - 1e-9)
     if high <= low:
@@ -203,23 +219,26 @@ def _clock_text(seconds: float, step: float) -> str:
     return f"{seconds:.6g} s"
 
 
-def thin(lines: Sequence[Sequence[float | None]], most: int) -> list[int]:
-    """At most about `most` places along `lines` that keep the least and the greatest value of each stretch.
+def condense(xs: Sequence[float], lines: Sequence[Line], most: int) -> tuple[list[float], list[Line]]:
+    """`lines` with at most `most` values each, which hide no peak.
 
-    First and last are kept; so is every peak, since a stretch gives up only what lies between its extremes.
+    Where there are more, values of a stretch become their median, with the least and the greatest beside it. A stretch
+    stands at its last x.
     """
-    length = len(lines[0]) if lines else 0
-    if length <= most:
-        return list(range(length))
-    stretches = max(1, most // (2 * len(lines)))
-    kept = {0, length - 1}
-    for number in range(stretches):
-        stretch = range(length * number // stretches, length * (number + 1) // stretches)
-        for values in lines:
-            known = [(value, place) for place in stretch if (value := values[place]) is not None]
-            if known:
-                kept |= {min(known)[1], max(known)[1]}
-    return sorted(kept)
+    if len(xs) <= most:
+        return list(xs), list(lines)
+    stretches = [slice(len(xs) * number // most, len(xs) * (number + 1) // most) for number in range(most)]
+    condensed = []
+    for line in lines:
+        known = [sorted(value for value in line.values[stretch] if value is not None) for stretch in stretches]
+        condensed.append(
+            dataclasses.replace(
+                line,
+                values=[values[len(values) // 2] if values else None for values in known],
+                spans=[(values[0], values[-1]) if values else None for values in known],
+            )
+        )
+    return [xs[stretch][-1] for stretch in stretches], condensed
 
 
 def figure(plot: Plot) -> Markup:
@@ -266,7 +285,7 @@ def _drawing(plot: Plot) -> str:
         parts.append(f'<line class="grid" x2="100%" y1="{at}" y2="{at}"/>')
         parts.append(f'<text class="tick y" y="{at}" dx="-8" dy="4">{escaped(text)}</text>')
     parts += _rules(plot)
-    paths = "".join(f'<path class="l{line.style % LINE_STYLES}" d="{_path(plot, line)}"/>' for line in plot.lines)
+    paths = "".join(_paths(plot, line) for line in plot.lines)
     parts.append(
         f'<svg viewBox="0 0 {GRID} {GRID}" preserveAspectRatio="none" width="100%" height="100%">{paths}</svg>'
     )
@@ -276,18 +295,37 @@ def _drawing(plot: Plot) -> str:
     return "".join(parts)
 
 
-def _path(plot: Plot, line: Line) -> str:
-    """The line through its values; a value between two gaps is a dot, by its round cap."""
-    steps: list[str] = []
-    drawing = False
-    for x, value in zip(plot.xs, line.values, strict=True):
-        if value is None:
-            drawing = False
-            continue
-        at = f"{round(GRID * plot.x.place(x))} {round(GRID * (1 - plot.y.place(value)))}"
-        steps.append(f"L{at}" if drawing else f"M{at}h0")
-        drawing = True
-    return "".join(steps)
+def _paths(plot: Plot, line: Line) -> str:
+    """The line through its values, over the band of what they stand for; a value between two gaps is a dot."""
+    style = line.style % LINE_STYLES
+    drawn = []
+    for band in _runs(plot.xs, line.spans) if line.spans else []:
+        upper = [_at(plot, x, high) for x, (_, high) in band]
+        lower = [_at(plot, x, low) for x, (low, _) in reversed(band)]
+        drawn.append(f'<path class="b{style}" d="M{"L".join(upper + lower)}z"/>')
+    runs = _runs(plot.xs, line.values)
+    long = "".join(f"M{'L'.join(_at(plot, x, value) for x, value in run)}" for run in runs if len(run) > 1)
+    dots = "".join(f"M{_at(plot, *run[0])}h0" for run in runs if len(run) == 1)
+    drawn += [f'<path class="l{style}" d="{long}"/>'] if long else []
+    drawn += [f'<path class="l{style} dots" d="{dots}"/>'] if dots else []
+    return "".join(drawn)
+
+
+def _runs(xs: Sequence[float], values: Sequence[T | None]) -> list[list[tuple[float, T]]]:
+    """What stands between gaps."""
+    runs: list[list[tuple[float, T]]] = []
+    after_gap = True
+    for x, value in zip(xs, values, strict=True):
+        if value is not None:
+            if after_gap:
+                runs.append([])
+            runs[-1].append((x, value))
+        after_gap = value is None
+    return runs
+
+
+def _at(plot: Plot, x: float, y: float) -> str:
+    return f"{round(GRID * plot.x.place(x))} {round(GRID * (1 - plot.y.place(y)))}"
 
 
 def _rules(plot: Plot) -> list[str]:
@@ -364,12 +402,20 @@ def _data_table(plot: Plot) -> str:
     )
     rows = []
     for number, (x, text) in enumerate(zip(plot.xs, plot.x_texts, strict=True)):
-        cells = "".join(
-            f"<td>{'' if (value := line.values[number]) is None else escaped(plot.value_text(value))}</td>"
-            for line in plot.lines
-        )
+        cells = "".join(f"<td>{escaped(_value_text(plot, line, number))}</td>" for line in plot.lines)
         rows.append(f'<tr data-x="{plot.x.place(x):.4f}"><th scope="row">{escaped(text)}</th>{cells}</tr>')
     return (
         f'<div class="scroll tall" tabindex="0" role="region" aria-label="Data: {escaped(plot.title)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _value_text(plot: Plot, line: Line, number: int) -> str:
+    value = line.values[number]
+    if value is None:
+        return ""
+    span = line.spans[number] if line.spans else None
+    text = plot.value_text(value)
+    if span is None or span[0] == span[1]:
+        return text
+    return f"{text} ({plot.value_text(span[0])} to {plot.value_text(span[1])})"

@@ -261,7 +261,7 @@ def search_figure(place: str, search: Search) -> Markup | None:
             id=f"{place}-knee",
             title=f"{shown} by rate (open loop): disc held, square missed",
             summary=f"{knee or 'No rate held it'}.",
-            x=log_axis([rate for rate, _, _ in steps], _rate_text),
+            x=log_axis([rate for rate, _, _ in steps], _rate_text, headroom=1.0),
             y=log_axis(levels, duration_text),
             x_name="rate",
             xs=[rate for rate, _, _ in steps],
@@ -289,7 +289,7 @@ def scaling_figure(reports: Sequence[Report], names: Sequence[str]) -> Markup | 
             title=f"Throughput by number of agents ({reports[0].mode} loop)",
             summary="; ".join(f"{name}: {agents:,} agents, {rate:,.0f} messages/s" for agents, rate, name in shown)
             + ".",
-            x=log_axis([agents for agents, _, _ in shown], _count_text),
+            x=log_axis([agents for agents, _, _ in shown], _count_text, headroom=1.0),
             y=linear_axis([rate for _, rate, _ in shown], _rate_text),
             x_name="agents",
             xs=[float(agents) for agents, _, _ in shown],

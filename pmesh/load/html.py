@@ -39,10 +39,10 @@ __all__ = ["MOST_AGENT_ROWS", "page", "render"]
 # Agents that a page lists for a profile; the JSON has all. 500 rows are about 100 kB.
 MOST_AGENT_ROWS = 500
 
-# Values of a line over time: what a plot can show, and for all profiles together, since one takes about 600 bytes
+# Values of a line over time: what a plot can show, and for all profiles together, since one takes about 1 kB
 # in the five plots of a profile.
-MOST_VALUES = 200
-MOST_VALUES_OF_PAGE = 1_500
+MOST_VALUES = 160
+MOST_VALUES_OF_PAGE = 800
 
 # The page may run its own script and style, and fetch nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"

@@ -1,0 +1,235 @@
+"""Reading a load report's JSON back: `read_document` is the inverse of `report.as_document`.
+
+What a document looks like is said by `report.schema.json`; here is what it cannot say: that figures which follow
+from others really do, that objectives and histograms can be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pmesh import LatencyRecorder
+from pmesh.errors import InvalidArgument, InvalidType
+from pmesh.load.environment import Environment
+from pmesh.load.profiles import Profile, Reference
+from pmesh.load.report import (
+    SCHEMA,
+    AgentRow,
+    Counts,
+    Drift,
+    Injected,
+    Plan,
+    Point,
+    Report,
+    Search,
+    Soak,
+    Spread,
+    Step,
+)
+from pmesh.load.resources import Resources
+from pmesh.load.schema import describe, schema_problem
+from pmesh.slo import Verdict, parse_objective
+
+__all__ = ["Document", "read_document"]
+
+_SCHEMA_NAME = re.compile(r"pmesh\.load/([0-9]{1,9})")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a command measured: where, a report for each profile that ran, and searches for the highest rate."""
+
+    environment: Environment
+    reports: tuple[Report, ...]
+    searches: tuple[Search, ...] = ()
+
+
+def read_document(source: str | os.PathLike[str] | dict[str, Any]) -> Document:
+    """The document in the file `source`, or in what was parsed from its JSON.
+
+    Raises:
+        InvalidArgument: It cannot be read, or is no load report that this pmesh knows; one line that names the
+            file and the place in it.
+        InvalidType: `source` is neither a path nor a dict.
+    """
+    if isinstance(source, dict):
+        return _build(source, "the document")
+    if not isinstance(source, str | os.PathLike):
+        raise InvalidType(f"source is the {type(source).__name__} {source!r:.60}; it must be a path or a dict")
+    name = repr(os.fspath(source))
+    return _build(_parse(_read_text(source, name), name), name)
+
+
+def _read_text(path: str | os.PathLike[str], name: str) -> str:
+    try:
+        # A byte order mark, which some editors leave, is no part of the JSON.
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{name} is not JSON: byte {error.start} is not UTF-8") from None
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {name}: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidArgument(f"cannot read {name}: {error}") from None  # a path with a null character
+
+
+def _parse(text: str, name: str) -> object:
+    if not text.strip():
+        raise InvalidArgument(f"{name} is empty; it must hold what `pmesh load --json` wrote")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        if _is_cut_off(text, error.pos):
+            raise InvalidArgument(f"{name} is truncated: its JSON ends within a value ({where}: {error.msg})") from None
+        raise InvalidArgument(f"{name} is not JSON: {where}: {error.msg}") from None
+    except RecursionError:
+        raise InvalidArgument(f"{name} is no load report: it is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidArgument(f"{name} is not JSON: {error}") from None
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number in JSON")
+
+
+def _is_cut_off(text: str, position: int) -> bool:
+    """Whether `text`, whose fault is at `position`, looks like the beginning of an object."""
+    text = text.rstrip()
+    return text.lstrip().startswith("{") and (position >= len(text) or not text.endswith("}"))
+
+
+def _build(content: object, name: str) -> Document:
+    _check_schema_name(content, name)
+    problem = schema_problem(content)
+    if problem is not None:
+        raise InvalidArgument(f"{name}: {problem}")
+    assert isinstance(content, dict)
+    environment = Environment(**content["environment"])
+    try:
+        return Document(
+            environment,
+            tuple(_report(part, environment, f"profiles[{index}]") for index, part in enumerate(content["profiles"])),
+            tuple(_search(part, f"find_max[{index}]") for index, part in enumerate(content["find_max"])),
+        )
+    except _Mismatch as mismatch:
+        raise InvalidArgument(f"{name}: {mismatch}") from None
+
+
+def _check_schema_name(content: object, name: str) -> None:
+    if not isinstance(content, dict):
+        raise InvalidArgument(f"{name} is no load report: it is {describe(content)}, and not an object with a schema")
+    if "schema" not in content:
+        raise InvalidArgument(f"{name} is no load report: it has no `schema`, which would be {SCHEMA!r}")
+    schema = content["schema"]
+    match = _SCHEMA_NAME.fullmatch(schema) if isinstance(schema, str) else None
+    if match is None:
+        raise InvalidArgument(f"{name} is no load report: its schema is {describe(schema)}, and not {SCHEMA!r}")
+    if schema != SCHEMA:
+        advice = "upgrade pmesh to read it" if int(match[1]) > 1 else "there never was such a schema"
+        raise InvalidArgument(f"{name} has the schema {schema!r}; this pmesh reads up to {SCHEMA!r}: {advice}")
+
+
+class _Mismatch(Exception):
+    """Parts of a document that follow the schema and contradict each other, in words."""
+
+
+def _report(part: Mapping[str, Any], environment: Environment, path: str) -> Report:
+    report = Report(
+        plan=_plan(part),
+        counts=Counts(**part["counts"]),
+        duration_ns=part["duration_ns"],
+        latency_ns=Spread(**part["latency_ns"]),
+        response_ns=Spread(**part["response_ns"]),
+        queue_ns=Spread(**part["queue_ns"]),
+        service_ns=Spread(**part["service_ns"]),
+        send_delay_ns=None if part["send_delay_ns"] is None else Spread(**part["send_delay_ns"]),
+        resources=Resources(**part["resources"]),
+        overhead_bytes=part["overhead_bytes"],
+        environment=environment,
+        unsent=part["unsent"],
+        injected=Injected(**part["injected"]),
+        recorders={name: _recorder(text, f"{path}.histograms.{name}") for name, text in part["histograms"].items()},
+        series=tuple(_point(row, f"{path}.series[{index}]") for index, row in enumerate(part["series"])),
+        agents=tuple(AgentRow(**{**row, "counts": Counts(**row["counts"])}) for row in part["per_agent_accounts"]),
+        soak=None if part["soak"] is None else _soak(part["soak"]),
+        slo=tuple(_verdict(row, f"{path}.slo[{index}]") for index, row in enumerate(part["slo"])),
+        faults=tuple(part["faults"]),
+        interrupted=part["interrupted"],
+        aborted=part["aborted"],
+    )
+    _check_consequences(report, part, path)
+    return report
+
+
+def _plan(part: Mapping[str, Any]) -> Plan:
+    profile = Profile(
+        name=part["profile"],
+        reference=None if part["reference"] is None else Reference(**part["reference"]),
+        **{name: part[name] for name in ("agents", "messages_per_agent", "rounds", "concurrency", "payload_bytes")},
+    )
+    others = (field.name for field in dataclasses.fields(Plan) if field.name != "profile")
+    return Plan(profile=profile, **{name: part[name] for name in others})
+
+
+def _recorder(text: str, path: str) -> LatencyRecorder:
+    try:
+        return LatencyRecorder.decode(text)
+    except InvalidArgument as error:
+        raise _Mismatch(f"{path} is no histogram: {error}") from None
+
+
+def _point(row: Mapping[str, Any], path: str) -> Point:
+    kept = {name: value for name, value in row.items() if name != "histogram"}
+    point = Point(**kept, recorder=_recorder(row["histogram"], f"{path}.histogram"))
+    if point.recorder.count != point.latency_count:
+        raise _Mismatch(
+            f"{path}.latency_count is {point.latency_count}; the histogram beside it holds {point.recorder.count}"
+        )
+    return point
+
+
+def _soak(part: Mapping[str, Any]) -> Soak:
+    return Soak(part["duration_ns"], Drift(**part["p99"]), Drift(**part["rss"]))
+
+
+def _verdict(row: Mapping[str, Any], path: str) -> Verdict:
+    try:
+        objective = parse_objective(row["objective"])
+    except InvalidArgument as error:
+        raise _Mismatch(f"{path}.objective is none: {error}") from None
+    observed = row["observed"]
+    passed = observed is not None and objective.holds(observed)
+    if row["passed"] is not passed:
+        raise _Mismatch(f"{path}.passed is {describe(row['passed'])}; what was observed makes it {describe(passed)}")
+    return Verdict(objective, observed, passed)
+
+
+def _search(part: Mapping[str, Any], path: str) -> Search:
+    try:
+        parse_objective(part["objective"])
+    except InvalidArgument as error:
+        raise _Mismatch(f"{path}.objective is none: {error}") from None
+    return Search(**{**part, "steps": tuple(Step(**step) for step in part["steps"])})
+
+
+def _check_consequences(report: Report, part: Mapping[str, Any], path: str) -> None:
+    """Refuse what does not follow from that which it follows from."""
+    if part["mode"] != report.mode:
+        raise _Mismatch(f"{path}.mode is {part['mode']!r}; its rate_per_second makes it {report.mode!r}")
+    for name in ("success_rate", "throughput_per_second"):
+        told, computed = part[name], getattr(report, name)
+        if not math.isclose(told, computed, rel_tol=1e-9):
+            raise _Mismatch(f"{path}.{name} is {told}; the counts and the duration make it {computed}")
+    for name, recorder in report.recorders.items():
+        spread: Spread | None = getattr(report, f"{name}_ns")
+        if spread is None or spread.count != recorder.count:
+            held = "null" if spread is None else f"of {spread.count} times"
+            raise _Mismatch(f"{path}.{name}_ns is {held}; the histogram of that name holds {recorder.count}")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pmesh.load.findings import series_names
+from pmesh.load.findings import is_time, series_names
 from pmesh.load.markup import Markup
 from pmesh.load.plots import (
     Line,
@@ -232,9 +232,7 @@ def search_figure(place: str, search: Search) -> Markup | None:
     What is observed is the objective's figure where that is a time, else the p99; None when no step timed any.
     """
     objective = parse_objective(search.objective)
-    times = objective.figure.rpartition(".")[0] != "" or objective.figure not in (
-        "throughput", "success", "memory_per_agent", "overhead",
-    )  # fmt: skip
+    times = is_time(objective.figure)
     shown = objective.figure if times else "p99"
     steps = []
     for step in sorted(search.steps, key=lambda step: step.rate_per_second):

@@ -202,7 +202,7 @@ def name_of(thing: Any) -> str:
 
 
 def resolve(path: str, what: str) -> Any:
-    """What `module:name` stands for, looked for in the current folder too, as `python -m` does.
+    """What `module:name` stands for; modules are looked for in the current folder too, after all other places.
 
     Args:
         what: What it is for, as errors say it: "agent", "payload".
@@ -215,7 +215,7 @@ def resolve(path: str, what: str) -> Any:
         raise InvalidArgument(f"{what} {path!r} must have the form package.module:name")
     folder = os.getcwd()
     if folder not in sys.path and "" not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
     try:
         found = importlib.import_module(module_name)
     except Exception as error:

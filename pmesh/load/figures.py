@@ -1,0 +1,314 @@
+"""Which plots a load report has: its histograms, its series and its searches as lines, axes and words.
+
+How a plot is drawn is `plots`; where it stands in the page is `html`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pmesh.load.findings import is_time, series_names
+from pmesh.load.markup import Markup
+from pmesh.load.plots import (
+    Line,
+    Mark,
+    Plot,
+    Rule,
+    condense,
+    figure,
+    linear_axis,
+    log_axis,
+    percentile_axis,
+    time_axis,
+)
+from pmesh.slo import parse_objective
+from pmesh.units import bytes_text, duration_text
+
+if TYPE_CHECKING:
+    from pmesh import LatencyRecorder
+    from pmesh.load.report import Drift, Point, Report, Search
+
+__all__ = ["percentile_figure", "percentile_plot", "scaling_figure", "search_figure", "series_figures"]
+
+# Points of a percentile plot for each nine, and the percentiles that are always among them.
+POINTS_PER_NINE = 20
+NAMED_PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 99.9999)
+
+# Percentiles that an objective may be about, which stand in the percentile plot.
+PERCENTILE_OF_FIGURE = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9, "p99.99": 99.99}
+
+
+def percentile_figure(place: str, report: Report) -> Markup | None:
+    """Every time of a report by percentile, and the objectives about its latency; None without histograms."""
+    recorders = {
+        name.replace("_", " "): report.recorders[name] for name in series_names(report) if name in report.recorders
+    }
+    latency = report.latency_ns
+    summary = (
+        f"Latency, {report.mode} loop: p50 {duration_text(latency.p50)}, p99 {duration_text(latency.p99)},"
+        f" max {duration_text(latency.max)}."
+    )
+    bounds = {
+        PERCENTILE_OF_FIGURE[verdict.objective.figure]: (verdict.objective.text, verdict.objective.bound)
+        for verdict in report.slo
+        if verdict.objective.figure in PERCENTILE_OF_FIGURE
+    }
+    return percentile_plot(
+        f"{place}-percentiles", f"Times by percentile ({report.mode} loop)", summary, recorders, bounds
+    )
+
+
+def percentile_plot(
+    place: str,
+    title: str,
+    summary: str,
+    recorders: Mapping[str, LatencyRecorder],
+    bounds: Mapping[float, tuple[str, float]] | None = None,
+) -> Markup | None:
+    """Times of `recorders` by percentile, both axes logarithmic; None when none of them holds any.
+
+    A line ends where its count does: at the percentile of its greatest value.
+
+    Args:
+        bounds: Objectives by percentile: text, and the bound in ns.
+    """
+    used = {name: recorder.snapshot() for name, recorder in recorders.items() if recorder.count}
+    if not used:
+        return None
+    count = max(recorder.count for recorder in used.values())
+    x = percentile_axis(count)
+    steps = math.floor(x.high * POINTS_PER_NINE)
+    inside = {100 - 10.0 ** (2 - number / POINTS_PER_NINE) for number in range(steps + 1)}
+    known = [named for named in NAMED_PERCENTILES if named <= 100 - 100 / count]
+    xs = sorted({round(percentile, 8) for percentile in inside | {*known, 100 - 100 / count} if percentile < 100})
+    lines = []
+    for style, (name, recorder) in enumerate(used.items()):
+        end = 100 - 100 / recorder.count + 1e-9
+        values = recorder.percentiles(xs)
+        lines.append(
+            Line(name, [float(value) if at <= end else None for at, value in zip(xs, values, strict=True)], style)
+        )
+    marks = [
+        Mark(percentile, bound, "bound", text)
+        for percentile, (text, bound) in (bounds or {}).items()
+        if percentile <= 100 - 100 / count
+    ]
+    drawn = [value for line in lines for value in line.values if value is not None]
+    return figure(
+        Plot(
+            id=place,
+            title=title,
+            summary=summary,
+            x=x,
+            y=log_axis([*drawn, *(mark.y for mark in marks)], duration_text),
+            x_name="percentile",
+            xs=xs,
+            x_texts=[_percentile_text(percentile) for percentile in xs],
+            lines=lines,
+            value_text=duration_text,
+            marks=marks,
+        )
+    )
+
+
+def _percentile_text(percentile: float) -> str:
+    """With as many digits as tell it from its neighbours."""
+    digits = max(0, math.ceil(1 - math.log10(100 - percentile)))
+    return f"p{round(percentile, digits + 1):.10g}"
+
+
+def series_figures(place: str, report: Report, most_values: int) -> list[Markup]:
+    """The run over time: throughput, latency, queue depth, memory and processor time.
+
+    Args:
+        most_values: How many values each line has at most; a stretch of many keeps its least and greatest.
+    """
+    series = report.series
+    if not series:
+        return []
+    over_time = _OverTime(place, series, most_values)
+    latency, mode = report.latency_ns, report.mode
+    throughput: dict[str, list[float | None]] = {"handled": [point.throughput_per_second for point in series]}
+    if any(point.failed for point in series):
+        throughput["not handled"] = [point.failed * 1e9 / max(1, point.interval_ns) for point in series]
+    rules = []
+    if report.plan.rate_per_second is not None:
+        rules.append(Rule("rate asked", report.plan.rate_per_second))
+    depth: dict[str, list[float | None]] = {"pending": [float(point.pending) for point in series]}
+    if mode == "open":
+        depth["late"] = [float(point.late) for point in series]
+    memory: dict[str, list[float | None]] = {"resident": [float(point.rss_bytes) for point in series]}
+    p99s = [_time(point.latency_p99_ns, point) for point in series]
+    times = {
+        "p50": [_time(point.latency_p50_ns, point) for point in series],
+        "p99": p99s,
+        "max": [_time(point.latency_max_ns, point) for point in series],
+    }
+    if report.soak is not None:
+        memory["fitted"] = _fitted(report.soak.rss, series)
+        times["p99 fitted"] = _fitted(report.soak.p99, series)
+    deepest = max(point.pending for point in series)
+    peak = max(point.rss_bytes for point in series)
+    share: dict[str, list[float | None]] = {
+        "CPU": [point.cpu_seconds * 1e9 / max(1, point.interval_ns) for point in series]
+    }
+    return [
+        over_time.plot(
+            "throughput", "Throughput over time", f"{report.throughput_per_second:,.0f} messages/s on the whole.",
+            throughput, _rate_text, rules=rules,
+        ),
+        over_time.plot(
+            "latency", f"Latency over time ({mode} loop)",
+            f"p99 of the whole {duration_text(latency.p99)}, max {duration_text(latency.max)}.",
+            times, duration_text, logarithmic=True,
+        ),
+        over_time.plot(
+            "depth", "Queue depth over time", f"At most {deepest:,} messages pending at the end of an interval.",
+            depth, _count_text,
+        ),
+        over_time.plot(
+            "memory", "Resident memory over time", f"At most {bytes_text(peak)}.", memory, bytes_text, from_zero=False
+        ),
+        over_time.plot("cpu", "Processor time over time, in CPUs", "Of the whole process.", share, _share_text),
+    ]  # fmt: skip
+
+
+class _OverTime:
+    """Plots over the intervals of one series."""
+
+    def __init__(self, place: str, series: Sequence[Point], most_values: int) -> None:
+        self._place = place
+        self._most_values = most_values
+        self._seconds = [point.at_ns / 1e9 for point in series]
+        self._x = time_axis(self._seconds[-1])
+
+    def plot(
+        self,
+        name: str,
+        title: str,
+        summary: str,
+        lines: Mapping[str, Sequence[float | None]],
+        text: Callable[[float], str],
+        *,
+        logarithmic: bool = False,
+        from_zero: bool = True,
+        rules: Sequence[Rule] = (),
+    ) -> Markup:
+        raw = [Line(line, values, style) for style, (line, values) in enumerate(lines.items())]
+        xs, shown = condense(self._seconds, raw, self._most_values)
+        known = [value for values in lines.values() for value in values if value is not None]
+        known += [rule.value for rule in rules]
+        whole = text is _count_text
+        return figure(
+            Plot(
+                id=f"{self._place}-{name}",
+                title=title,
+                summary=summary,
+                x=self._x,
+                y=log_axis(known, text) if logarithmic else linear_axis(known, text, from_zero=from_zero, whole=whole),
+                x_name="at" if len(xs) == len(self._seconds) else "until (median, least to greatest)",
+                xs=xs,
+                x_texts=[f"{second:,.6g} s" for second in xs],
+                lines=shown,
+                value_text=text,
+                rules=rules,
+            )
+        )
+
+
+def _time(value_ns: int, point: Point) -> float | None:
+    return float(value_ns) if point.latency_count else None
+
+
+def _fitted(drift: Drift, series: Sequence[Point]) -> list[float | None]:
+    return [max(0.0, drift.start + drift.slope_per_hour * point.at_ns / 3.6e12) for point in series]
+
+
+def search_figure(place: str, search: Search) -> Markup | None:
+    """The rates that were tried and what was observed at each, with the knee between held and missed.
+
+    What is observed is the objective's figure where that is a time, else the p99; None when no step timed any.
+    """
+    objective = parse_objective(search.objective)
+    times = is_time(objective.figure)
+    shown = objective.figure if times else "p99"
+    steps = []
+    for step in sorted(search.steps, key=lambda step: step.rate_per_second):
+        observed = step.observed if times else step.p99_ns
+        if observed:
+            steps.append((step.rate_per_second, float(observed), step.held))
+    if not steps:
+        return None
+    rules = [Rule(search.objective, objective.bound)] if times else []
+    levels = [value for _, value, _ in steps] + [rule.value for rule in rules]
+    knee = ""
+    if search.highest_rate_per_second is not None:
+        rules.append(
+            Rule(f"highest held {_rate_text(search.highest_rate_per_second)}", search.highest_rate_per_second, True)
+        )
+        knee = f"{_rate_text(search.highest_rate_per_second)} holds {search.objective}"
+    if search.lowest_missed_per_second is not None:
+        rules.append(
+            Rule(f"lowest missed {_rate_text(search.lowest_missed_per_second)}", search.lowest_missed_per_second, True)
+        )
+        knee += f"{'; ' if knee else ''}{_rate_text(search.lowest_missed_per_second)} misses it"
+    return figure(
+        Plot(
+            id=f"{place}-knee",
+            title=f"{shown} by rate (open loop): disc held, square missed",
+            summary=f"{knee or 'No rate held it'}.",
+            x=log_axis([rate for rate, _, _ in steps], _rate_text, headroom=1.0),
+            y=log_axis(levels, duration_text),
+            x_name="rate",
+            xs=[rate for rate, _, _ in steps],
+            x_texts=[_rate_text(rate) for rate, _, _ in steps],
+            lines=[Line(shown, [value for _, value, _ in steps], 0)],
+            value_text=duration_text,
+            rules=rules,
+            marks=[Mark(rate, value, "held" if held else "missed") for rate, value, held in steps],
+        )
+    )
+
+
+def scaling_figure(reports: Sequence[Report], names: Sequence[str]) -> Markup | None:
+    """Throughput by number of agents; None unless at least two numbers of agents ran in one kind of loop."""
+    shown = sorted(
+        (report.profile.agents, report.throughput_per_second, name)
+        for report, name in zip(reports, names, strict=True)
+        if report.counts.handled
+    )
+    if len({agents for agents, _, _ in shown}) < 2 or len({report.mode for report in reports}) > 1:
+        return None
+    return figure(
+        Plot(
+            id="scaling",
+            title=f"Throughput by number of agents ({reports[0].mode} loop)",
+            summary="; ".join(f"{name}: {agents:,} agents, {rate:,.0f} messages/s" for agents, rate, name in shown)
+            + ".",
+            x=log_axis([agents for agents, _, _ in shown], _count_text, headroom=1.0),
+            y=linear_axis([rate for _, rate, _ in shown], _rate_text),
+            x_name="agents",
+            xs=[float(agents) for agents, _, _ in shown],
+            x_texts=[f"{agents:,} ({name})" for agents, _, name in shown],
+            lines=[Line("messages/s", [rate for _, rate, _ in shown], 0)],
+            value_text=_rate_text,
+            marks=[Mark(agents, rate, "held", name) for agents, rate, name in shown],
+        )
+    )
+
+
+def _rate_text(per_second: float) -> str:
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if per_second >= size:
+            return f"{per_second / size:.4g} {unit}/s"
+    return f"{per_second:.4g}/s"
+
+
+def _count_text(count: float) -> str:
+    return f"{count:,.6g}"
+
+
+def _share_text(share: float) -> str:
+    return f"{share:.3g}"

@@ -136,7 +136,16 @@ class Verdict:
     passed: bool
 
     def __str__(self) -> str:
-        return f"{self.objective.text}: observed {observed_text(self.objective.figure, self.observed)}"
+        return f"{self.objective.text}: observed {self.observed_text}"
+
+    @property
+    def observed_text(self) -> str:
+        """What was observed, for people; never rounded onto the bound, which would belie the verdict."""
+        figure, bound = self.objective.figure, self.objective.bound
+        text = observed_text(figure, self.observed)
+        if self.observed is None or self.observed == bound or text != observed_text(figure, bound):
+            return text
+        return f"just {'above' if self.observed > bound else 'below'} {text}"
 
 
 def parse_objective(text: str) -> Objective:

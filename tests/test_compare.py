@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from load_samples import ENVIRONMENT, report
 
 from pmesh.errors import InvalidArgument, InvalidType
-from pmesh.load import compare as compare_module
-from pmesh.load.compare import Change, Comparison, Limit, compare, parse_limit
+from pmesh.load.compare import Change, Comparison, Limit, compare, parse_limit, samples_needed
 from pmesh.load.document import Document, read_document
 from pmesh.load.environment import Environment
 from pmesh.load.profiles import Profile
@@ -131,7 +130,7 @@ def test_nothing_to_nothing_is_no_change() -> None:
     ],
 )
 def test_a_percentile_is_judged_with_ten_samples_beyond_it(figure: str, needed: int) -> None:
-    assert compare_module.samples_needed(figure) == needed
+    assert samples_needed(figure) == needed
 
 
 @pytest.mark.parametrize("side", ["before", "after"])

@@ -317,7 +317,7 @@ def test_a_source_that_is_neither_path_nor_dict_is_named(source: Any) -> None:
 
 
 @given(st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_truncated_file_is_called_that(tmp_path: pathlib.Path, data: st.DataObject) -> None:
     text = json.dumps(SAMPLES["search"], indent=2)
     cut = data.draw(st.integers(1, len(text) - 1))
@@ -466,7 +466,7 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(mutated())
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_a_mutated_document_reads_or_is_refused_in_one_line(document: dict[str, Any]) -> None:
     try:
         read = read_document(document)
@@ -481,7 +481,7 @@ def test_a_mutated_document_reads_or_is_refused_in_one_line(document: dict[str, 
 
 
 @given(mutated())
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_the_readers_idea_of_the_schema_is_that_of_jsonschema(document: dict[str, Any]) -> None:
     follows = jsonschema.Draft202012Validator(SCHEMA).is_valid(document)
     if schema_problem(document) is None:
@@ -502,7 +502,7 @@ def stricter(value: Any) -> bool:
 
 
 @given(st.binary(max_size=200), st.integers(0, 2_000))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_file_with_random_bytes_in_it_reads_or_is_refused(tmp_path: pathlib.Path, junk: bytes, at: int) -> None:
     text = json.dumps(SMALL["search"]).encode()
     at = min(at, len(text))

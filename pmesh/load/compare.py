@@ -25,6 +25,7 @@ __all__ = [
     "compare",
     "environment_differences",
     "parse_limit",
+    "samples_needed",
 ]
 
 # What is shown of each profile, in this order; a limit can be on any of `FIGURES` and on this one.

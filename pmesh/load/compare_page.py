@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pmesh.load.figures import percentile_plot
-from pmesh.load.findings import Notice
-from pmesh.load.html import environment_line, header, page, section, show_notices
+from pmesh.load.findings import Notice, environment_line
+from pmesh.load.html import header, page, section, show_notices
 from pmesh.load.markup import Markup, element, table
 from pmesh.units import duration_text, observed_text
 

@@ -9,20 +9,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pmesh.load.axes import linear_axis, log_axis, percentile_axis, time_axis
 from pmesh.load.findings import is_time, series_names
 from pmesh.load.markup import Markup
-from pmesh.load.plots import (
-    Line,
-    Mark,
-    Plot,
-    Rule,
-    condense,
-    figure,
-    linear_axis,
-    log_axis,
-    percentile_axis,
-    time_axis,
-)
+from pmesh.load.plots import Line, Mark, Plot, Rule, condense, figure
 from pmesh.slo import parse_objective
 from pmesh.units import bytes_text, duration_text
 
@@ -77,15 +67,17 @@ def percentile_plot(
     used = {name: recorder.snapshot() for name, recorder in recorders.items() if recorder.count}
     if not used:
         return None
+    # Where the greatest value stands: half a message from the end.
+    ends = {name: 100 - 50 / recorder.count for name, recorder in used.items()}
     count = max(recorder.count for recorder in used.values())
-    x = percentile_axis(count)
+    x = percentile_axis(2 * count)
     steps = math.floor(x.high * POINTS_PER_NINE)
     inside = {100 - 10.0 ** (2 - number / POINTS_PER_NINE) for number in range(steps + 1)}
     known = [named for named in NAMED_PERCENTILES if named <= 100 - 100 / count]
-    xs = sorted({round(percentile, 8) for percentile in inside | {*known, 100 - 100 / count} if percentile < 100})
+    xs = sorted({round(percentile, 8) for percentile in inside | {*known, *ends.values()} if percentile < 100})
     lines = []
     for style, (name, recorder) in enumerate(used.items()):
-        end = 100 - 100 / recorder.count + 1e-9
+        end = ends[name] + 1e-9
         values = recorder.percentiles(xs)
         lines.append(
             Line(name, [float(value) if at <= end else None for at, value in zip(xs, values, strict=True)], style)

@@ -1,14 +1,14 @@
 """What load reports say in words, for every format that shows them: the verdict, how it was measured, what
-speaks against the figures, which checks hold, and what follows. How it looks is `markdown` and `html`.
+speaks against the figures, and what follows. Whether a report agrees with itself is `checks`; how it looks is
+`markdown` and `html`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmesh.load.report import Spread
 from pmesh.units import duration_text, percent_text
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ __all__ = [
     "ALERT_ERROR_RATE",
     "ALERT_P99_NS",
     "Alert",
-    "Check",
     "Notice",
     "alerts_of",
     "beside_reference",
-    "check_report",
+    "counted",
     "cpu_share",
+    "environment_line",
     "environment_rows",
     "factor_text",
     "highest_holding",
@@ -35,6 +35,7 @@ __all__ = [
     "notices_of",
     "recommend",
     "search_text",
+    "section_names",
     "series_names",
     "verdict_text",
 ]
@@ -57,15 +58,6 @@ class Notice:
 
     text: str
     grave: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check of a report against itself, with its numbers; `passed` is None when it could not be made."""
-
-    name: str
-    passed: bool | None
-    numbers: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,34 +92,55 @@ def verdict_text(reports: Sequence[Report]) -> tuple[str, bool | None]:
     return ("The objective holds." if judged == 1 else f"All {judged} objectives hold."), True
 
 
+def section_names(reports: Sequence[Report]) -> list[str]:
+    """The names of the profiles, numbered where one ran more than once."""
+    names = [report.profile.name for report in reports]
+    return [
+        f"{name} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name
+        for number, name in enumerate(names)
+    ]
+
+
+def environment_line(environment: Environment) -> str:
+    """The environment in one line."""
+    gil = "" if environment.gil else " without GIL"
+    return (
+        f"pmesh {environment.pmesh}, {environment.implementation} {environment.python}{gil},"
+        f" {environment.event_loop} loop, {environment.cpu}, {environment.cpu_count} CPUs; {environment.started_at}"
+    )
+
+
 def load_text(report: Report) -> str:
     """The load of a run: which loop, how much, to whom; and the warm-up before it."""
     plan, profile = report.plan, report.profile
     payload = f"payloads from {plan.payload}" if plan.payload else f"{profile.payload_bytes:,}-byte payloads"
-    agents = _count(profile.agents, "agent") + (f" of {plan.agent}" if plan.agent else "")
+    agents = counted(profile.agents, "agent") + (f" of {plan.agent}" if plan.agent else "")
     if plan.rate_per_second is None:
         loop = (
-            f"Closed loop: {_count(profile.concurrency, 'sender')}, at most {_count(plan.window, 'message')} in flight,"
-            f" to {agents}, {payload}"
+            f"Closed loop: {counted(profile.concurrency, 'sender')}, at most {counted(plan.window, 'message')}"
+            f" in flight, to {agents}, {payload}"
         )
     else:
         loop = (
-            f"Open loop: {plan.rate_per_second:,.6g} messages/s over {_count(profile.concurrency, 'sender')},"
+            f"Open loop: {plan.rate_per_second:,.6g} messages/s over {counted(profile.concurrency, 'sender')},"
             f" {plan.arrival} arrivals, to {agents}, {payload}"
         )
     if plan.duration_seconds is not None:
         length = f", for {plan.duration_seconds:,.6g} s"
     elif plan.messages is not None:
-        length = f", {_count(plan.messages, 'message')}"
+        length = f", {counted(plan.messages, 'message')}"
     elif plan.rate_per_second is None:
-        length = f", {_count(profile.rounds, 'round')} of {_count(profile.messages_per_agent, 'message')} to each agent"
+        length = (
+            f", {counted(profile.rounds, 'round')} of {counted(profile.messages_per_agent, 'message')} to each agent"
+        )
     else:
-        length = f", {_count(profile.messages, 'message')}"
+        length = f", {counted(profile.messages, 'message')}"
     warmup = f"; warm-up of {plan.warmup_seconds:,.6g} s not counted" if plan.warmup_seconds else "; no warm-up"
     return f"{loop}{length}{warmup}; mailboxes {plan.overflow} when full."
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Such as "1 agent" and "2 agents"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
@@ -174,15 +187,15 @@ def notices_of(report: Report) -> list[Notice]:
             asked.append(f"{percent_text(plan.fail_rate)} of handlers raise ({report.injected.failures:,} did)")
         if plan.slow_agents:
             asked.append(
-                f"{_count(plan.slow_agents, 'agent')} made to wait {duration_text(plan.slow_ns)} before each message"
-                f" ({_count(report.injected.delays, 'time')})"
+                f"{counted(plan.slow_agents, 'agent')} made to wait {duration_text(plan.slow_ns)} before each message"
+                f" ({counted(report.injected.delays, 'time')})"
             )
         if plan.stop_every_seconds:
             asked.append(f"an agent is stopped every {plan.stop_every_seconds:,.6g} s ({report.injected.stops:,} were)")
         found.append(Notice(f"Failures on purpose: {'; '.join(asked)}."))
     if report.unsent:
         found.append(
-            Notice(f"{_count(report.unsent, 'message')} of the schedule given up: the sender fell too far behind.")
+            Notice(f"{counted(report.unsent, 'message')} of the schedule given up: the sender fell too far behind.")
         )
     if plan.rate_per_second is not None and report.duration_ns and not report.interrupted and not report.aborted:
         sent = counts.sent * 1e9 / report.duration_ns
@@ -246,146 +259,6 @@ def environment_rows(environment: Environment) -> list[tuple[str, str]]:
     ]
 
 
-def check_report(report: Report) -> list[Check]:
-    """Every check of a report against itself that its data allow."""
-    return [*_check_account(report), *_check_times(report), *_check_series(report), *_check_run(report)]
-
-
-def _check_account(report: Report) -> Iterator[Check]:
-    counts, injected = report.counts, report.injected
-    ended = counts.handled + counts.failed + counts.expired + counts.dropped + counts.dead
-    yield Check(
-        "every send was accepted or rejected",
-        counts.sent == counts.accepted + counts.rejected,
-        f"{counts.sent:,} sent, {counts.accepted:,} accepted + {counts.rejected:,} rejected",
-    )
-    yield Check(
-        "nothing was lost",
-        counts.accepted == ended + counts.pending,
-        f"{counts.accepted:,} accepted, {ended:,} ended + {counts.pending:,} pending",
-    )
-    yield Check("nothing is left pending", counts.pending == 0, f"{counts.pending:,} pending")
-    yield Check(
-        "senders, coordinator and agents counted the same",
-        not report.faults,
-        "; ".join(report.faults) or "no difference",
-    )
-    name = "the agents' accounts add up to the whole"
-    if not report.agents:
-        yield Check(name, None, "no account per agent")
-    elif injected.stops:
-        yield Check(name, None, f"{_count(injected.stops, 'agent')} stopped, with the account of each")
-    else:
-        accepted = sum(row.counts.accepted for row in report.agents)
-        handled = sum(row.counts.handled for row in report.agents)
-        yield Check(
-            name,
-            (accepted, handled) == (counts.accepted, counts.handled),
-            f"{_count(len(report.agents), 'agent')}: {accepted:,} of {counts.accepted:,} accepted,"
-            f" {handled:,} of {counts.handled:,} handled",
-        )
-    if report.plan.fail_rate:
-        # Agents of the user's own may fail by themselves, and a stopped one fails what it handles.
-        exact = report.plan.agent is None and not injected.stops
-        yield Check(
-            "injected failures stand in the account",
-            counts.failed == injected.failures if exact else counts.failed >= injected.failures,
-            f"{injected.failures:,} injected, {counts.failed:,} failed",
-        )
-
-
-def _check_times(report: Report) -> Iterator[Check]:
-    recorders = report.recorders
-    if not recorders:
-        yield Check("histograms hold every handled message", None, "no histograms")
-        return
-    timed = report.counts.handled + report.counts.failed
-    held = {name: recorder.count for name, recorder in recorders.items()}
-    # A message is sent late or in time whatever becomes of it.
-    differing = {name: count for name, count in held.items() if name != "send_delay" and count != timed}
-    yield Check(
-        "histograms hold every message that was handled or failed",
-        not differing,
-        f"{timed:,} handled or failed, "
-        + (", ".join(f"{count:,} in {name}" for name, count in differing.items()) or f"the same in {_list(held)}"),
-    )
-    wrong = [name for name, recorder in recorders.items() if getattr(report, f"{name}_ns") != Spread.of(recorder)]
-    yield Check(
-        "percentiles are those of the histograms",
-        not wrong,
-        f"different in {', '.join(wrong)}" if wrong else f"{len(recorders)} read again",
-    )
-    outside = sum(recorder.above_range + recorder.below_range for recorder in recorders.values())
-    yield Check("every time was in the range of the histogram", outside == 0, f"{outside:,} outside")
-
-
-def _check_series(report: Report) -> Iterator[Check]:
-    name = "the series adds up to the counts"
-    if not report.series:
-        yield Check(name, None, "no series")
-        return
-    counts = report.counts
-    sums = {
-        "sent": (sum(point.sent for point in report.series), counts.sent),
-        "handled": (sum(point.handled for point in report.series), counts.handled),
-        "failed": (
-            sum(point.failed for point in report.series),
-            counts.failed + counts.expired + counts.dropped + counts.dead + counts.rejected,
-        ),
-        "timed": (sum(point.latency_count for point in report.series), report.latency_ns.count),
-    }
-    yield Check(
-        name,
-        all(summed == whole for summed, whole in sums.values()),
-        ", ".join(f"{what} {summed:,} of {whole:,}" for what, (summed, whole) in sums.items()),
-    )
-
-
-def _check_run(report: Report) -> Iterator[Check]:
-    if report.slo:
-        observed = sum(verdict.observed is not None for verdict in report.slo)
-        yield Check(
-            "every objective had a figure to be judged by",
-            observed == len(report.slo),
-            f"{observed} of {len(report.slo)}",
-        )
-        right = sum(
-            verdict.observed == report.figure(verdict.objective.figure)
-            and verdict.passed == (verdict.observed is not None and verdict.objective.holds(verdict.observed))
-            for verdict in report.slo
-        )
-        yield Check("every verdict follows from its figure", right == len(report.slo), f"{right} of {len(report.slo)}")
-    else:
-        yield Check("every objective was judged", None, "no objectives")
-    yield Check(
-        "the run went to its end",
-        not report.interrupted and report.aborted is None,
-        "interrupted" if report.interrupted else f"aborted: {report.aborted}" if report.aborted else "not cut short",
-    )
-    planned = _planned_messages(report)
-    if planned is not None:
-        yield Check(
-            "all that was planned was sent",
-            report.counts.sent == planned,
-            f"{report.counts.sent:,} of {planned:,}" + (f", {report.unsent:,} given up" if report.unsent else ""),
-        )
-    elif report.mode == "open":
-        yield Check("no message of the schedule was given up", report.unsent == 0, f"{report.unsent:,} given up")
-    variants = [name for name in ("debug", "trace") if report.environment.build.get(name)]
-    yield Check("measured on a release build", not variants, ", ".join(variants) or "neither debug nor trace")
-
-
-def _planned_messages(report: Report) -> int | None:
-    plan = report.plan
-    if plan.messages is not None:
-        return plan.messages
-    return None if plan.duration_seconds is not None else plan.profile.messages
-
-
-def _list(names: object) -> str:
-    return ", ".join(str(name).replace("_", " ") for name in names)  # type: ignore[attr-defined]
-
-
 def highest_holding(reports: Sequence[Report]) -> Report | None:
     """The report of most agents (then most throughput) that holds every objective; None when none does.
 
@@ -408,7 +281,8 @@ def recommend(reports: Sequence[Report], searches: Sequence[Search] = ()) -> lis
         injected = " with the failures injected" if best.plan.injects else ""
         found.append(
             f"{best.profile.name} is the highest profile that holds every objective{injected}:"
-            f" {_count(best.profile.agents, 'agent')}, {best.throughput_per_second:,.0f} messages/s ({best.mode} loop)."
+            f" {counted(best.profile.agents, 'agent')}, {best.throughput_per_second:,.0f} messages/s"
+            f" ({best.mode} loop)."
         )
     elif judged:
         found.append("No profile that ran to its end holds every objective.")

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from pmesh.load.checks import check_report
 from pmesh.load.figures import percentile_figure, scaling_figure, search_figure, series_figures
 from pmesh.load.findings import (
     alerts_of,
     beside_reference,
-    check_report,
     cpu_share,
+    environment_line,
     environment_rows,
     factor_text,
     latency_meaning,
@@ -24,6 +25,7 @@ from pmesh.load.findings import (
     notices_of,
     recommend,
     search_text,
+    section_names,
     series_names,
     verdict_text,
 )
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from pmesh.load.findings import Notice
     from pmesh.load.report import AgentRow, Drift, Report, Search, Spread
 
-__all__ = ["MOST_AGENT_ROWS", "environment_line", "header", "page", "render", "section", "show_notices"]
+__all__ = ["MOST_AGENT_ROWS", "header", "page", "render", "section", "show_notices"]
 
 # Agents that a page lists for a profile; the JSON has all. 500 rows are about 100 kB.
 MOST_AGENT_ROWS = 500
@@ -65,7 +67,7 @@ def render(environment: Environment, reports: Sequence[Report], searches: Sequen
     if not reports and searches:
         verdict = " ".join(map(search_text, searches))
         good = all(search.highest_rate_per_second is not None for search in searches)
-    names = section_names([report.profile.name for report in reports])
+    names = section_names(reports)
     most_values = max(20, min(MOST_VALUES, MOST_VALUES_OF_PAGE // max(1, len(reports))))
     head = header("pmesh load report", [environment_line(environment)], verdict, good)
     parts = [_overview(reports, searches, names)]
@@ -120,14 +122,6 @@ def _asset(name: str) -> str:
     return resources.files("pmesh.load").joinpath(name).read_text(encoding="utf-8")
 
 
-def section_names(names: Sequence[str]) -> list[str]:
-    """`names`, numbered where one occurs more than once."""
-    return [
-        f"{name} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name
-        for number, name in enumerate(names)
-    ]
-
-
 def section(place: str, title: str, *content: str) -> Markup:
     """A part of the page with the id `place` and a heading."""
     return element(
@@ -137,14 +131,6 @@ def section(place: str, title: str, *content: str) -> Markup:
 
 def _facts(rows: Sequence[tuple[str, str]]) -> Markup:
     return definition_list(rows, class_="facts")
-
-
-def environment_line(environment: Environment) -> str:
-    gil = "" if environment.gil else " without GIL"
-    return (
-        f"pmesh {environment.pmesh}, {environment.implementation} {environment.python}{gil},"
-        f" {environment.event_loop} loop, {environment.cpu}, {environment.cpu_count} CPUs; {environment.started_at}"
-    )
 
 
 def _mark(passed: bool, good: str = "held", bad: str = "missed") -> Markup:

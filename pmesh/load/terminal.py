@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import textwrap
@@ -76,7 +77,10 @@ class Screen:
         self._silent = silent
         self._environment_shown = ""
         self._console = _Console(file=file, highlight=False)
-        self._show_progress = show_progress and file.isatty() and not self._console.is_dumb_terminal
+        self._show_progress = show_progress and not silent and file.isatty() and not self._console.is_dumb_terminal
+        if isinstance(file, io.TextIOWrapper) and file.errors == "strict":
+            # A name that the stream has no letters for must not cost the report.
+            file.reconfigure(errors="replace")
         self._marks = Marks(file)
 
     @contextlib.contextmanager
@@ -236,7 +240,7 @@ class Screen:
         _discard_rest(self._file)
 
     def _bar(self, description: str, completed: float, total: float, unit: str, seconds: float) -> str:
-        share = min(completed / total, 1.0) if total else 1.0
+        share = min(max(completed / total, 0.0), 1.0) if total else 1.0
         cells = int(share * BAR_CELLS)
         left = ""
         if seconds >= ESTIMATE_SECONDS and 0 < share < 1:

@@ -44,7 +44,7 @@ __all__ = ["Screen"]
 
 COLUMNS = 80
 
-# The bar is drawn on the event loop of the run that it shows. That takes about 20 us, which a run of very
+# The bar is drawn on the event loop of the run that it shows. That takes about 60 us, which a run of very
 # short rounds should not spend its time on, and which may show in the latency of few messages.
 DRAW_SECONDS = 0.25
 BAR_CELLS = 24

@@ -291,6 +291,7 @@ class Waiter:
 @final
 class Dispatcher:
     closing: bool
+    records: bool
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

@@ -140,14 +140,14 @@ Exit codes:
   130  interrupted; what was measured until then is reported"""
 )
 @click.argument("profile", type=click.Choice([*PROFILE_NAMES, "all"]), default="medium")
-@click.option("--agents", type=int, metavar="N", help="Agents, instead of the profile's.")
-@click.option("--messages", type=int, metavar="N", help="Messages in all, instead of the profile's.")
+@click.option("--agents", type=click.IntRange(1), metavar="N", help="Agents, instead of the profile's.")
+@click.option("--messages", type=click.IntRange(1), metavar="N", help="Messages in all, instead of the profile's.")
 @click.option("--duration", type=_Duration(), help="How long to send, such as 30s.")
-@click.option("--concurrency", type=int, metavar="N", help="Senders of a closed loop.")
-@click.option("--payload-bytes", type=int, metavar="N", help="Size of each payload.")
+@click.option("--concurrency", type=click.IntRange(1), metavar="N", help="Senders of a closed loop.")
+@click.option("--payload-bytes", type=click.IntRange(0), metavar="N", help="Size of each payload.")
 @click.option(
     "--window",
-    type=int,
+    type=click.IntRange(1, 1_000_000),
     metavar="N",
     help="Most messages in flight in a closed loop.  [default: the number of senders]",
 )
@@ -186,7 +186,7 @@ Exit codes:
     show_default=True,
     help="What a full mailbox does with a message.",
 )
-@click.option("--capacity", type=int, metavar="N", help="Messages a mailbox holds.")
+@click.option("--capacity", type=click.IntRange(1, 1_000_000), metavar="N", help="Messages a mailbox holds.")
 @click.option("--per-agent", is_flag=True, help="Record latencies of each agent; costs memory and some speed.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of arrival times and made-up failures.")
 @click.option(
@@ -206,12 +206,12 @@ def load(profile: str, **options: Any) -> int:
     \b
     PROFILE   agents  messages each  rounds  senders  payload
     low            5            100      10       10    100 B
-    medium        25            200      10       20    256 B  (the default)
+    medium        25            200      10       20    256 B
     high          50            500      10       50    512 B
     extreme      100          1,000      10      100  1,024 B
     all       one after another
 
-    Without --rate the loop is closed: each sender waits for a place in the window before it sends again, and
+    Without a PROFILE it is medium. Without --rate the loop is closed: each sender waits for a place in the window before it sends again, and
     times run from the moment the mesh accepts a message. A closed loop shows what the mesh can take; a stall
     holds up its senders too, so that it hides what users would have felt. With --rate the loop is open.
     """

@@ -43,10 +43,6 @@ class Quantity:
     example: str
     units: Mapping[str, Unit]
 
-    @property
-    def unit_names(self) -> list[str]:
-        return list(dict.fromkeys(unit.name for unit in self.units.values()))
-
 
 class Scanner:
     """A text and how far it has been read; spaces between tokens do not count.
@@ -105,9 +101,11 @@ class Scanner:
         written = self._peek(_UNIT)
         unit = quantity.units.get(re.sub(r"\s", "", written))
         if unit is None:
+            names = list(dict.fromkeys(unit.name for unit in quantity.units.values()))
+            listed = f"one of {', '.join(names)}" if len(names) > 1 else names[0]
             self.fail(
-                f"{self._found(written)}; the unit of {quantity.noun} is one of"
-                f" {', '.join(quantity.unit_names)}{_suggestion(written, quantity.unit_names)}"
+                f"{self._found(written)}; the unit of {quantity.noun} is {listed}, as in {quantity.example}"
+                f"{_suggestion(written, names)}"
             )
         self._advance(len(written))
         # The power of ten goes into the text: 99.9 / 100 would not be the float 0.999.

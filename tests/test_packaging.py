@@ -144,13 +144,12 @@ def test_building_leaves_no_generated_file_among_the_sources(built: Built) -> No
     assert left == {name.removeprefix("pmesh/") for name in shipped if name.count("/") == 1}
 
 
-def test_wheel_holds_modules_stub_and_marker_and_no_source_of_the_core(built: Built) -> None:
+def test_wheel_holds_modules_stub_marker_and_schema_and_no_source_of_the_core(built: Built) -> None:
     package = {name for name in built.wheel_names if name.startswith("pmesh/")}
-    python = {
-        name for name in built.sdist_names if name.startswith("pmesh/") and name.endswith((".py", ".pyi", "py.typed"))
-    }
-    assert {"pmesh/_core.pyi", "pmesh/py.typed", "pmesh/__init__.py"} <= python
-    assert package == python | {f"pmesh/_core{sysconfig.get_config_var('EXT_SUFFIX')}"}
+    kept = (".py", ".pyi", "py.typed", ".schema.json")
+    shipped = {name for name in built.sdist_names if name.startswith("pmesh/") and name.endswith(kept)}
+    assert {"pmesh/_core.pyi", "pmesh/py.typed", "pmesh/__init__.py", "pmesh/load/report.schema.json"} <= shipped
+    assert package == shipped | {f"pmesh/_core{sysconfig.get_config_var('EXT_SUFFIX')}"}
 
 
 def test_wheel_holds_only_the_package_and_its_metadata(built: Built) -> None:

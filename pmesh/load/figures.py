@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pmesh.load.findings import series_names
+from pmesh.load.findings import is_time, series_names
 from pmesh.load.markup import Markup
 from pmesh.load.plots import (
     Line,
@@ -232,9 +232,7 @@ def search_figure(place: str, search: Search) -> Markup | None:
     What is observed is the objective's figure where that is a time, else the p99; None when no step timed any.
     """
     objective = parse_objective(search.objective)
-    times = objective.figure.rpartition(".")[0] != "" or objective.figure not in (
-        "throughput", "success", "memory_per_agent", "overhead",
-    )  # fmt: skip
+    times = is_time(objective.figure)
     shown = objective.figure if times else "p99"
     steps = []
     for step in sorted(search.steps, key=lambda step: step.rate_per_second):
@@ -261,7 +259,7 @@ def search_figure(place: str, search: Search) -> Markup | None:
             id=f"{place}-knee",
             title=f"{shown} by rate (open loop): disc held, square missed",
             summary=f"{knee or 'No rate held it'}.",
-            x=log_axis([rate for rate, _, _ in steps], _rate_text),
+            x=log_axis([rate for rate, _, _ in steps], _rate_text, headroom=1.0),
             y=log_axis(levels, duration_text),
             x_name="rate",
             xs=[rate for rate, _, _ in steps],
@@ -289,7 +287,7 @@ def scaling_figure(reports: Sequence[Report], names: Sequence[str]) -> Markup | 
             title=f"Throughput by number of agents ({reports[0].mode} loop)",
             summary="; ".join(f"{name}: {agents:,} agents, {rate:,.0f} messages/s" for agents, rate, name in shown)
             + ".",
-            x=log_axis([agents for agents, _, _ in shown], _count_text),
+            x=log_axis([agents for agents, _, _ in shown], _count_text, headroom=1.0),
             y=linear_axis([rate for _, rate, _ in shown], _rate_text),
             x_name="agents",
             xs=[float(agents) for agents, _, _ in shown],

@@ -27,7 +27,9 @@ __all__ = [
     "check_report",
     "cpu_share",
     "environment_rows",
+    "factor_text",
     "highest_holding",
+    "is_time",
     "latency_meaning",
     "load_text",
     "notices_of",
@@ -217,6 +219,18 @@ def beside_reference(report: Report) -> list[tuple[str, float | None, float | No
     return rows
 
 
+def factor_text(factor: float | None) -> str:
+    """How many times better one figure is than another."""
+    if factor is None:
+        return ""
+    return f"{factor:,.0f}x" if factor >= 10 else f"{factor:.2g}x"
+
+
+def is_time(figure: str) -> bool:
+    """Whether an objective's figure is a time."""
+    return figure not in ("throughput", "success", "memory_per_agent", "overhead")
+
+
 def environment_rows(environment: Environment) -> list[tuple[str, str]]:
     """The environment, as pairs of what and which."""
     gil = "" if environment.gil else ", without GIL"
@@ -403,7 +417,8 @@ def recommend(reports: Sequence[Report], searches: Sequence[Search] = ()) -> lis
     for report in judged:
         if report.missed:
             missed = ", ".join(verdict.objective.text for verdict in report.missed)
-            found.append(f"{report.profile.name} misses {missed}: {_blame(report)}")
+            slow = any(is_time(verdict.objective.figure) for verdict in report.missed)
+            found.append(f"{report.profile.name} misses {missed}{_blame(report) if slow else '.'}")
     found += [search_text(search) for search in searches]
     return found
 
@@ -411,28 +426,27 @@ def recommend(reports: Sequence[Report], searches: Sequence[Search] = ()) -> lis
 def _blame(report: Report) -> str:
     """Which part of the latency is the largest at p99, as the place to look first."""
     if not report.latency_ns.count:
-        return "nothing was timed."
-    parts = {
-        name: getattr(report, f"{name}_ns").p99 for name in series_names(report) if name not in ("latency", "response")
-    }
-    largest = max(parts, key=lambda name: parts[name])
+        return "; nothing was timed."
+    names = [name for name in series_names(report) if name not in ("latency", "response")]
+    parts = {name: getattr(report, f"{name}_ns").p99 for name in names}
     told = ", ".join(f"{name.replace('_', ' ')} {duration_text(value)}" for name, value in parts.items())
     where = {
         "queue": "messages wait in mailboxes; more agents or a lower rate shorten that",
         "service": "handlers themselves take the time",
         "send_delay": "the sender could not keep its schedule on this machine",
-    }[largest]
-    return f"at p99 {told}; {where}."
+    }[max(parts, key=lambda name: parts[name])]
+    return f": at p99 {told}; {where}."
 
 
 def search_text(search: Search) -> str:
     """What a search found, and how much of it to plan with."""
     name, objective = search.profile, search.objective
     ended = " before it was interrupted" if search.interrupted else ""
+    if not search.steps:
+        return f"{name}: no rate was tried for {objective}{ended}."
     if search.highest_rate_per_second is None:
-        least = min((step.rate_per_second for step in search.steps), default=None)
-        tried = "" if least is None else f", down to {least:,.0f}/s"
-        return f"{name}: no rate that was tried holds {objective}{tried}{ended}."
+        least = min(step.rate_per_second for step in search.steps)
+        return f"{name}: no rate that was tried holds {objective}, down to {least:,.0f}/s{ended}."
     above = (
         "no higher rate missed it"
         if search.lowest_missed_per_second is None

@@ -18,6 +18,7 @@ from pmesh.load.findings import (
     check_report,
     cpu_share,
     environment_rows,
+    factor_text,
     latency_meaning,
     load_text,
     notices_of,
@@ -32,17 +33,18 @@ from pmesh.units import bytes_text, duration_text, observed_text, percent_text
 
 if TYPE_CHECKING:
     from pmesh.load.environment import Environment
+    from pmesh.load.findings import Notice
     from pmesh.load.report import AgentRow, Drift, Report, Search, Spread
 
-__all__ = ["MOST_AGENT_ROWS", "page", "render"]
+__all__ = ["MOST_AGENT_ROWS", "environment_line", "header", "page", "render", "section", "show_notices"]
 
 # Agents that a page lists for a profile; the JSON has all. 500 rows are about 100 kB.
 MOST_AGENT_ROWS = 500
 
-# Values of a line over time: what a plot can show, and for all profiles together, since one takes about 600 bytes
+# Values of a line over time: what a plot can show, and for all profiles together, since one takes about 1 kB
 # in the five plots of a profile.
-MOST_VALUES = 200
-MOST_VALUES_OF_PAGE = 1_500
+MOST_VALUES = 160
+MOST_VALUES_OF_PAGE = 800
 
 # The page may run its own script and style, and fetch nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -65,12 +67,7 @@ def render(environment: Environment, reports: Sequence[Report], searches: Sequen
         good = all(search.highest_rate_per_second is not None for search in searches)
     names = section_names([report.profile.name for report in reports])
     most_values = max(20, min(MOST_VALUES, MOST_VALUES_OF_PAGE // max(1, len(reports))))
-    head = element(
-        "header",
-        element("h1", "pmesh load report"),
-        element("p", _environment_line(environment), class_="dim"),
-        element("p", verdict, class_=f"verdict {VERDICT_STYLES[good]}"),
-    )
+    head = header("pmesh load report", [environment_line(environment)], verdict, good)
     parts = [_overview(reports, searches, names)]
     parts += [
         _profile(f"profile-{number}", names[number], report, most_values) for number, report in enumerate(reports)
@@ -78,8 +75,18 @@ def render(environment: Environment, reports: Sequence[Report], searches: Sequen
     parts += [_search(f"search-{number}", search) for number, search in enumerate(searches)]
     if reports:
         parts += [_conclusions(reports, searches), _checks(reports, names)]
-    parts.append(_section("environment", "Environment", _facts(environment_rows(environment))))
+    parts.append(section("environment", "Environment", _facts(environment_rows(environment))))
     return page(f"pmesh load: {verdict}", head, parts)
+
+
+def header(title: str, told: Sequence[str], verdict: str, good: bool | None) -> Markup:
+    """The top of a page: what it is, what it was measured on, and the verdict."""
+    return element(
+        "header",
+        element("h1", title),
+        *(element("p", line, class_="dim") for line in told),
+        element("p", verdict, class_=f"verdict {VERDICT_STYLES[good]}"),
+    )
 
 
 def page(title: str, head: str, parts: Sequence[str]) -> str:
@@ -121,7 +128,8 @@ def section_names(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _section(place: str, title: str, *content: str) -> Markup:
+def section(place: str, title: str, *content: str) -> Markup:
+    """A part of the page with the id `place` and a heading."""
     return element(
         "section", element("h2", title, id=f"{place}-title"), *content, id=place, aria_labelledby=f"{place}-title"
     )
@@ -131,7 +139,7 @@ def _facts(rows: Sequence[tuple[str, str]]) -> Markup:
     return definition_list(rows, class_="facts")
 
 
-def _environment_line(environment: Environment) -> str:
+def environment_line(environment: Environment) -> str:
     gil = "" if environment.gil else " without GIL"
     return (
         f"pmesh {environment.pmesh}, {environment.implementation} {environment.python}{gil},"
@@ -181,11 +189,11 @@ def _overview(reports: Sequence[Report], searches: Sequence[Search], names: Sequ
 def _profile(place: str, name: str, report: Report, most_values: int) -> Markup:
     plots = [plot for plot in (percentile_figure(place, report),) if plot is not None]
     over_time = series_figures(place, report, most_values)
-    return _section(
+    return section(
         place,
         name,
         element("p", load_text(report)),
-        _notices(report),
+        show_notices(notices_of(report)),
         _tiles(report),
         element("p", latency_meaning(report.mode), class_="dim"),
         element("h3", "Objectives"),
@@ -209,8 +217,8 @@ def _profile(place: str, name: str, report: Report, most_values: int) -> Markup:
     )
 
 
-def _notices(report: Report) -> Markup | str:
-    notices = notices_of(report)
+def show_notices(notices: Sequence[Notice]) -> Markup | str:
+    """Each notice in a box of its own."""
     if not notices:
         return ""
     items = (element("li", notice.text, class_="grave" if notice.grave else "mild") for notice in notices)
@@ -292,7 +300,7 @@ def _reference(report: Report) -> Markup:
                 name,
                 "-" if observed is None else text(observed),
                 "" if told is None else text(told),
-                "" if factor is None else f"{factor:,.1f}x",
+                factor_text(factor),
             )
         )
     return table("Beside the reference", ("", "pmesh", "reference", "times better"), rows)
@@ -364,7 +372,7 @@ def _search(place: str, search: Search) -> Markup:
         )
         for step in sorted(search.steps, key=lambda step: step.rate_per_second)
     ]
-    return _section(
+    return section(
         place,
         f"Highest rate of {search.profile} that holds {search.objective}",
         element("p", search_text(search)),
@@ -378,7 +386,7 @@ def _search(place: str, search: Search) -> Markup:
 def _conclusions(reports: Sequence[Report], searches: Sequence[Search]) -> Markup:
     basis, alerts = alerts_of(reports)
     source = "no run holds every objective" if basis is None else f"from {basis.profile.name} ({basis.mode} loop)"
-    return _section(
+    return section(
         "conclusions",
         "What follows",
         element("ul", *(element("li", text) for text in recommend(reports, searches))),
@@ -406,4 +414,4 @@ def _checks(reports: Sequence[Report], names: Sequence[str]) -> Markup:
             for check in check_report(report)
         ]
         parts += [element("h3", name), table(f"Checks of {name}", ("check", "", "numbers"), rows, class_="words")]
-    return _section("checks", "Checks of these reports against themselves", *parts)
+    return section("checks", "Checks of these reports against themselves", *parts)

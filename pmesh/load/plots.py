@@ -32,7 +32,7 @@ __all__ = [
 T = TypeVar("T")
 
 # Units of the stretched drawing in each direction: finer than any screen.
-GRID = 4000
+GRID = 2000
 
 # Height of a plot's box in page.css, and how far apart two labels must be to be read, both in CSS pixels.
 HEIGHT_PIXELS = 260
@@ -152,10 +152,10 @@ def _round_up(value: float) -> float:
     return next(factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * power >= value * (1 - 1e-9))
 
 
-def log_axis(values: Iterable[float], text: Callable[[float], str]) -> Axis:
+def log_axis(values: Iterable[float], text: Callable[[float], str], *, headroom: float = HEADROOM) -> Axis:
     """A decimal logarithmic axis for `values`; those below 1 stand at its lower end."""
     known = [max(1.0, value) for value in values] or [1.0]
-    low, high = _series_125(min(known), up=False), _series_125(HEADROOM * max(known), up=True)
+    low, high = _series_125(min(known), up=False), _series_125(headroom * max(known), up=True)
     if high / low < 9.9:
         low, high = 10.0 ** math.floor(math.log10(low) + 1e-9), 10.0 ** math.ceil(math.log10(high) - 1e-9)
     if high <= low:
@@ -287,7 +287,8 @@ def _drawing(plot: Plot) -> str:
     parts += _rules(plot)
     paths = "".join(_paths(plot, line) for line in plot.lines)
     parts.append(
-        f'<svg viewBox="0 0 {GRID} {GRID}" preserveAspectRatio="none" width="100%" height="100%">{paths}</svg>'
+        f'<svg viewBox="0 0 {GRID} {GRID}" preserveAspectRatio="none" width="100%" height="100%"'
+        f' overflow="visible">{paths}</svg>'
     )
     parts += _marks(plot)
     parts += _labels(plot)
@@ -360,8 +361,9 @@ def _marks(plot: Plot) -> list[str]:
             drawn.append(f'<rect class="bound" x="{x}" y="{y}" width="18" height="3" transform="translate(-9 -1)"/>')
         if mark.name:
             side = "end" if place > 0.75 else "middle" if place > 0.1 else "start"
+            spare = "" if mark.kind == "bound" else " spare"
             drawn.append(
-                f'<text class="label halo" x="{x}" y="{y}" dy="-7" text-anchor="{side}">{escaped(mark.name)}</text>'
+                f'<text class="label halo{spare}" x="{x}" y="{y}" dy="-7" text-anchor="{side}">{escaped(mark.name)}</text>'
             )
     return drawn
 

@@ -402,5 +402,8 @@ def as_document(environment: Environment, reports: Iterable[Report], searches: S
         "schema": SCHEMA,
         "environment": dataclasses.asdict(environment),
         "profiles": [report.as_dict() for report in reports],
-        "find_max": [dataclasses.asdict(search) for search in searches],
+        "find_max": [
+            {**dataclasses.asdict(search), "steps": [dataclasses.asdict(step) for step in search.steps]}
+            for search in searches
+        ],
     }

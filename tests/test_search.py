@@ -58,13 +58,16 @@ def report_of(
 
 
 class Queue:
-    """An M/M/1-like system: p99 = ln(100) / (capacity - rate), with log-normal noise and bad runs."""
+    """An M/M/1-like system: p99 = ln(100) / (capacity - rate), with log-normal noise and bad runs.
+
+    Its knee is where it is used by 50 to 97 %: from blunt, where 1 % of the rate is 1 % of the p99, to sharp.
+    """
 
     def __init__(self, seed: int, *, deviation: float = 0.0, bad_runs: float = 0.0) -> None:
         self._generator = random.Random(seed)
         self._deviation = deviation
         self._bad_runs = bad_runs
-        self.capacity = math.exp(self._generator.uniform(math.log(3_000), math.log(1_000_000)))
+        self.capacity = math.log(100) / 0.005 / (1 - self._generator.uniform(0.5, 0.97))
         self.start = math.exp(self._generator.uniform(math.log(100), math.log(1_000_000)))
 
     @property
@@ -112,7 +115,7 @@ def rates(found: Search) -> list[float]:
 
 @pytest.mark.parametrize(
     ("deviation", "bad_runs", "least"),
-    [(0.0, 0.0, 1.0), (0.1, 0.0, 0.98), (0.2, 0.0, 0.95), (0.1, 0.05, 0.95)],
+    [(0.0, 0.0, 1.0), (0.1, 0.0, 0.97), (0.15, 0.0, 0.95), (0.1, 0.05, 0.95)],
 )
 def test_the_knee_is_found_within_10_percent_in_95_percent_of_noisy_searches(
     deviation: float, bad_runs: float, least: float

@@ -58,7 +58,9 @@ async def find_max(
     time, one run of each is enough. Before the bracket is halved, each end needs the same result from two runs, so
     the majority of at most three; and before the search ends, from three, so the majority of at most five: a
     wrongly judged rate draws the bracket to itself and becomes an end of it, and is found out there. An end that
-    is judged otherwise after all gives its place to the next rate tried beyond it, and the search goes on.
+    is judged otherwise after all gives its place to the next rate tried beyond it, and the search goes on. Where the
+    p99 of an M/M/1 queue scatters by 10 % and one run in twenty is bad, 98 % of searches (of 1,000, simulated as in
+    `tests/test_search.py`) end within 10 % of the true knee, after 20 runs; with one run each it is 84 %, after 9.
 
     A run also counts as missed when the mesh did not keep up with the rate (`kept_up`). Else the search would
     end at a rate that never was: an overloaded sender sends later and less, and what it does send may well hold

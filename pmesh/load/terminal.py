@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import textwrap
@@ -43,7 +44,7 @@ __all__ = ["Screen"]
 
 COLUMNS = 80
 
-# The bar is drawn on the event loop of the run that it shows. That takes about 20 us, which a run of very
+# The bar is drawn on the event loop of the run that it shows. That takes about 60 us, which a run of very
 # short rounds should not spend its time on, and which may show in the latency of few messages.
 DRAW_SECONDS = 0.25
 BAR_CELLS = 24
@@ -76,7 +77,10 @@ class Screen:
         self._silent = silent
         self._environment_shown = ""
         self._console = _Console(file=file, highlight=False)
-        self._show_progress = show_progress and file.isatty() and not self._console.is_dumb_terminal
+        self._show_progress = show_progress and not silent and file.isatty() and not self._console.is_dumb_terminal
+        if isinstance(file, io.TextIOWrapper) and file.errors == "strict":
+            # A name that the stream has no letters for must not cost the report.
+            file.reconfigure(errors="replace")
         self._marks = Marks(file)
 
     @contextlib.contextmanager
@@ -236,7 +240,7 @@ class Screen:
         _discard_rest(self._file)
 
     def _bar(self, description: str, completed: float, total: float, unit: str, seconds: float) -> str:
-        share = min(completed / total, 1.0) if total else 1.0
+        share = min(max(completed / total, 0.0), 1.0) if total else 1.0
         cells = int(share * BAR_CELLS)
         left = ""
         if seconds >= ESTIMATE_SECONDS and 0 < share < 1:

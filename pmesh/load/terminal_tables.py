@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 # Cells of the longest bar of a search's plot; with the columns beside it, the line is full.
-PLOT_CELLS = 24
+PLOT_CELLS = 18
 
 
 class Marks:
@@ -278,7 +278,7 @@ def comparison_table(profile: ProfileComparison) -> Table:
         ratio = change.ratio
         verdict, style = _change_verdict(change)
         table.add_row(
-            change.figure.replace("_", " "),
+            change.figure,
             observed_text(change.figure, change.before),
             observed_text(change.figure, change.after),
             "" if ratio is None else f"{ratio:+,.1%}",

@@ -21,11 +21,12 @@ import sys
 import time
 from collections.abc import Callable
 
+from targets import ITEMS, Figure, Sink
+
 import pmesh
 import pmesh.load
 from pmesh import Agent, Coordinator, LatencyRecorder, handler
 from pmesh.load import find_max, make_plan
-from targets import ITEMS, Figure, Sink
 
 PERCENTILES = (0, 1, 10, 25, 50, 75, 90, 95, 99, 99.9, 99.99, 100)
 SAMPLES = 20_000
@@ -97,7 +98,9 @@ def cost_figures(rounds: int) -> list[Figure]:
         for records in (True, False) if number % 2 else (False, True):
             seconds[records] = asyncio.run(tell_to_handled(records=records))
         costs.append(100 * (1 - seconds[False] / seconds[True]))
-    detail = f"median of {len(costs)} pairs, quartiles {', '.join(f'{q:.1f}' for q in statistics.quantiles(costs)[::2])}"
+    detail = (
+        f"median of {len(costs)} pairs, quartiles {', '.join(f'{q:.1f}' for q in statistics.quantiles(costs)[::2])}"
+    )
     return [Figure("recording, of tell to handled", statistics.median(costs), 3.0, False, "%", detail)]
 
 

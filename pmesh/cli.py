@@ -23,7 +23,7 @@ EXIT_INTERRUPTED = 130
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType[Any]):
     """A duration such as 500ms, 10s or 2m; becomes seconds."""
 
     name = "DURATION"
@@ -34,7 +34,7 @@ class _Duration(click.ParamType):
         return value if isinstance(value, float) else parse_duration(value, _option(param)) / 1e9
 
 
-class _Percent(click.ParamType):
+class _Percent(click.ParamType[Any]):
     """A share such as 0.5%; becomes a ratio."""
 
     name = "PERCENT"
@@ -45,7 +45,7 @@ class _Percent(click.ParamType):
         return value if isinstance(value, float) else parse_share(value, _option(param))
 
 
-class _SlowAgents(click.ParamType):
+class _SlowAgents(click.ParamType[Any]):
     """How many agents, and what each of their handlers waits: 1:50ms."""
 
     name = "N:DURATION"
@@ -59,7 +59,7 @@ class _SlowAgents(click.ParamType):
         return int(number), parse_duration(duration, _option(param)) / 1e9
 
 
-class _Objective(click.ParamType):
+class _Objective(click.ParamType[Any]):
     """A service level objective such as p99<5ms."""
 
     name = "OBJECTIVE"
@@ -80,6 +80,7 @@ def _outputs(*, json: bool) -> Callable[[_Command], _Command]:
         ("html", "one page with plots, which needs no network"),
         ("markdown", "the report as Markdown"),
         ("csv", "a row for each profile, in ns, bytes and seconds"),
+        ("series", "each interval as a row of CSV"),
         ("hlog", "each interval as an HdrHistogram log, tagged by profile"),
     ]
     if json:
@@ -211,9 +212,10 @@ def load(profile: str, **options: Any) -> int:
     extreme      100          1,000      10      100  1,024 B
     all       one after another
 
-    Without a PROFILE it is medium. Without --rate the loop is closed: each sender waits for a place in the window before it sends again, and
-    times run from the moment the mesh accepts a message. A closed loop shows what the mesh can take; a stall
-    holds up its senders too, so that it hides what users would have felt. With --rate the loop is open.
+    Without a PROFILE it is medium. Without --rate the loop is closed: each sender waits for a place in the
+    window before it sends again, and times run from the moment the mesh accepts a message. A closed loop shows
+    what the mesh can take; a stall holds up its senders too, so that it hides what users would have felt. With
+    --rate the loop is open.
     """
     from pmesh.load import command
     from pmesh.slo import DEFAULT_OBJECTIVES

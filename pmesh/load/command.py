@@ -180,12 +180,12 @@ class _Command:
 
     def _search(self, plan: Plan, objective: Objective) -> None:
         """Run an open loop at one rate after another; the report of the highest that holds is kept."""
-        changes = dict(self._options.changes)
+        changes: dict[str, Any] = dict(self._options.changes)
         start_per_second = changes.pop("rate", None)
         for name, default in (("duration", STEP_SECONDS), ("warmup", STEP_WARMUP_SECONDS)):
             changes[name] = changes.get(name) or default
         # Those of a closed loop have no meaning here but for the first look.
-        closed = {name: changes.pop(name) for name in ("window", "concurrency") if name in changes}
+        closed: dict[str, Any] = {name: changes.pop(name) for name in ("window", "concurrency") if name in changes}
         arrival = changes.pop("arrival", "constant")
         stopped = False
         running: Driver | None = None
@@ -207,8 +207,11 @@ class _Command:
 
         async def measure(rate: float) -> Report:
             report = await run_driver(self._plan(plan.profile.name, {**changes, "rate": rate, "arrival": arrival}))
-            held[rate] = report.judged([objective])
-            return held[rate]
+            judged = report.judged([objective])
+            # Of a rate that was tried more than once, a run that held.
+            if rate not in held or held[rate].missed:
+                held[rate] = judged
+            return judged
 
         async def search() -> Search:
             start = start_per_second

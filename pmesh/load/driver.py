@@ -381,12 +381,16 @@ class Driver:
     ) -> Report:
         recorders = recording.recorders
         series = recording.series()
-        spreads = {f"{name}_ns": Spread.of(recorder) for name, recorder in recorders.items()}
+        spreads = {name: Spread.of(recorder) for name, recorder in recorders.items()}
         report = Report(
             plan=self.plan,
             counts=counts,
             duration_ns=self._duration_ns,
-            **spreads,
+            latency_ns=spreads["latency"],
+            response_ns=spreads["response"],
+            queue_ns=spreads["queue"],
+            service_ns=spreads["service"],
+            send_delay_ns=spreads.get("send_delay"),
             unsent=self._unsent,
             injected=injected,
             recorders=recorders,
@@ -469,20 +473,18 @@ async def run(
 
     Cancel safety: a cancelled call leaves nothing running, and its figures are lost.
     """
-    if isinstance(agent, str):
-        agent = resolve(agent, "agent")
-    if isinstance(payload, str):
-        payload = resolve(payload, "payload")
+    own_agent = resolve(agent, "agent") if isinstance(agent, str) else agent
+    own_payload = resolve(payload, "payload") if isinstance(payload, str) else payload
     plan = make_plan(
         profile,
-        agent=None if agent is None else name_of(agent),
-        payload=None if payload is None else name_of(payload),
+        agent=None if own_agent is None else name_of(own_agent),
+        payload=None if own_payload is None else name_of(own_payload),
         **changes,
     )
     driver = Driver(
         plan,
-        agent=agent,
-        payload=payload,
+        agent=own_agent,
+        payload=own_payload,
         objectives=objectives,
         abort_on_breach=abort_on_breach,
         soak=soak,

@@ -42,7 +42,13 @@ def _html(environment: Environment, reports: Sequence[Report], searches: Sequenc
 def _csv(environment: Environment, reports: Sequence[Report], searches: Sequence[Search]) -> str:
     from pmesh.load import tables
 
-    return tables.render(environment, reports, searches)
+    return tables.profiles_csv(environment, reports)
+
+
+def _series(environment: Environment, reports: Sequence[Report], searches: Sequence[Search]) -> str:
+    from pmesh.load import tables
+
+    return tables.series_csv(reports)
 
 
 def _hlog(environment: Environment, reports: Sequence[Report], searches: Sequence[Search]) -> str:
@@ -75,6 +81,7 @@ FORMATS: Mapping[str, Callable[[Environment, Sequence[Report], Sequence[Search]]
     "markdown": _markdown,
     "html": _html,
     "csv": _csv,
+    "series": _series,
     "hlog": _hlog,
 }
 

@@ -65,15 +65,13 @@ def compare(before: str, after: str, limits: Sequence[str], html_path: str | Non
         )
     breaches = comparison.breaches(wanted)
     with Outputs({"html": html_path}) as outputs:
-        screen = Screen(
-            sys.stderr if outputs.on_stdout else sys.stdout, show_progress=False, silent=outputs.on_stdout
-        )
+        screen = Screen(sys.stderr if outputs.on_stdout else sys.stdout, show_progress=False, silent=outputs.on_stdout)
         screen.show_comparison(comparison, breaches)
         if outputs:
-            from pmesh.load import html
+            from pmesh.load.compare_page import compare_page
 
             try:
-                outputs.write_texts({"html": html.compare_page(comparison, breaches)})
+                outputs.write_texts({"html": compare_page(comparison, breaches)})
             except OutputFailed as failure:
                 return _failed(str(failure))
     if screen.failure:

@@ -14,7 +14,7 @@ from pmesh.load.plan import Plan
 from pmesh.slo import SERIES_OF_TIMES, Objective, Verdict, as_objective, judge
 
 if TYPE_CHECKING:
-    from pmesh import LatencyRecorder, Stats
+    from pmesh import Counters, LatencyRecorder
     from pmesh.load.environment import Environment
     from pmesh.load.profiles import Profile
     from pmesh.load.resources import Resources
@@ -66,8 +66,8 @@ class Counts:
     pending: int
 
     @classmethod
-    def of(cls, stats: Stats) -> Self:
-        return cls(**{field.name: getattr(stats, field.name) for field in dataclasses.fields(cls)})
+    def of(cls, counters: Counters) -> Self:
+        return cls(**{field.name: getattr(counters, field.name) for field in dataclasses.fields(cls)})
 
     def since(self, earlier: Counts) -> Counts:
         """What happened after `earlier`."""

@@ -143,7 +143,9 @@ class Subject:
                 wrapped[entry] = self._wrap(entry, slow_ns)
             return None if entry is None else wrapped[entry]
 
-        made = types.new_class(self._class.__name__, (self._class,), exec_body=lambda names: names.update(__slots__=()))
+        made: type[Agent] = types.new_class(
+            self._class.__name__, (self._class,), exec_body=lambda names: names.update(__slots__=())
+        )
         made.__module__, made.__qualname__ = self._class.__module__, self._class.__qualname__
         made._pmesh_table = HandlerTable(resolve_faulty, has_control=table.has_control, has_async=True)
         if isinstance(self._agent, functools.partial):

@@ -597,7 +597,8 @@ cdef class LatencyRecorder:
     def to_hdr(self):
         """A new `hdrh.histogram.HdrHistogram(1, 60_000_000_000, 3)` with the same counters.
 
-        `min_value` and `max_value` are exact, but never outside 0 .. 60 s.
+        `min_value` and `max_value` are exact, but never outside 0 .. 60 s. On a free-threaded interpreter
+        hdrh 0.10.8 turns the GIL back on when it is imported, which this and `from_hdr` do.
 
         Raises:
             ExtraMissing: hdrh is not installed; `pip install 'pmesh[hdr]'` does that. (An `ImportError`.)
@@ -614,7 +615,7 @@ cdef class LatencyRecorder:
 
         Raises:
             ExtraMissing: hdrh is not installed; `pip install 'pmesh[hdr]'` does that. (An `ImportError`.)
-            InvalidArgument: It holds more than a recorder can, or is broken. (A `ValueError`.)
+            InvalidArgument: It holds more than 2**63 - 1 values. (A `ValueError`.)
             InvalidType: Not an hdrh histogram. (A `TypeError`.)
         """
         from pmesh.hdr import from_hdrh
@@ -758,10 +759,8 @@ def _restore_recorder(
     for key, value in counters.items():
         index = key
         count = value
-        if not 0 <= index < HDR_COUNTERS or count <= 0:
-            raise InvalidArgument(f"no LatencyRecorder has the counter {key}: {value}")
-        if count > INT64_MAX - recorder._count:
-            raise InvalidArgument("no LatencyRecorder holds more than 2**63 - 1 values, as these counters do")
+        if not 0 <= index < HDR_COUNTERS or count <= 0 or count > INT64_MAX - recorder._count:
+            raise InvalidArgument(f"no LatencyRecorder can have the counter {key}: {value}")
         recorder._counters[index] = count
         recorder._count += count
     # Every sweep runs from the counter of min to that of max, so a count outside would be lost.

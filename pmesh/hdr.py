@@ -236,6 +236,8 @@ def _recorded(layout: _Layout, counters: dict[int, int]) -> Content:
     """Counters of any layout, ascending, in a recorder's own; each value as the highest of its bucket."""
     if not counters:
         return Content(0, 0, 0, 0, counters)
+    if sum(counters.values()) >= 2**63:
+        raise InvalidArgument("a LatencyRecorder holds 2**63 - 1 values at most, and this histogram has more")
     recorded: dict[int, int] = {}
     above_range = 0
     for index, count in counters.items():

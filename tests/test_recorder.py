@@ -340,7 +340,7 @@ def test_a_pickle_holds_only_the_counters_in_use() -> None:
 )
 def test_a_pickle_that_contradicts_itself_is_refused(broken: tuple[object, ...]) -> None:
     restore = recorder_of([5]).__reduce__()[0]
-    with pytest.raises(ValueError, match=r"(no|of a) LatencyRecorder "):
+    with pytest.raises(ValueError, match=r"(no|of a) LatencyRecorder (can|contradicts)"):
         restore(*broken)
 
 

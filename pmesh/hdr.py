@@ -45,8 +45,8 @@ _CRC = struct.Struct(">I")
 # length: zlib says itself where its stream ends, so Java and hdrh read no further.
 _TRAILER_MAGIC = b"pmr1"
 
-# Inflated bytes; a recorder's own need is 9 * 27,648 at most, and a histogram of 5 digits that uses every
-# one of its first 100,000 counters fits too. A megabyte takes some 0.2 s to decode, and no bomb takes more.
+# Inflated bytes. A recorder's own need is 9 * 27,648 at most, and a histogram of 5 digits that uses
+# 100,000 counters fits too. The worst that fits, a million counters of one, takes some 2 s to decode.
 _INFLATED_LIMIT_BYTES = 1 << 20
 
 
@@ -236,6 +236,8 @@ def _recorded(layout: _Layout, counters: dict[int, int]) -> Content:
     """Counters of any layout, ascending, in a recorder's own; each value as the highest of its bucket."""
     if not counters:
         return Content(0, 0, 0, 0, counters)
+    if sum(counters.values()) >= 2**63:
+        raise InvalidArgument("a LatencyRecorder holds 2**63 - 1 values at most, and this histogram has more")
     recorded: dict[int, int] = {}
     above_range = 0
     for index, count in counters.items():

@@ -312,6 +312,13 @@ def test_a_decoded_hdrh_histogram_has_no_exact_maximum_and_does_not_pretend_to(h
     assert (recorder.min, recorder.max, recorder.above_range) == (5_000, HIGHEST_NS, 0)
 
 
+def test_an_hdrh_histogram_of_more_than_63_bits_of_values_is_refused(hdrh: Any) -> None:
+    histogram = hdrh.HdrHistogram(1, HIGHEST_NS, 3)
+    histogram.record_value(5, 2**63)
+    with pytest.raises(InvalidArgument, match=r"holds 2\*\*63 - 1 values at most"):
+        LatencyRecorder.from_hdr(histogram)
+
+
 @pytest.mark.parametrize("thing", [None, 5, "x", LatencyRecorder()])
 def test_from_hdr_of_anything_else_says_what_it_was(hdrh: Any, thing: Any) -> None:
     with pytest.raises(InvalidType, match=r"from_hdr wants an hdrh\.histogram\.HdrHistogram, not the "):
@@ -343,7 +350,7 @@ def test_the_wrappers_of_these_tests_make_what_is_accepted() -> None:
         ("HISTFAAAAB4", r"is base64, not 'HISTFAAAAB4' \(Incorrect padding\)"),
         ("HIST\nFAAAAB4=", "is base64, not"),
         ("Größe", "is base64, not 'Größe'"),
-        (sealed(ONE)[:-4], "declares 27 compressed bytes and has 26|declares .* compressed bytes and has"),
+        (sealed(ONE)[:-4], r"declares \d+ compressed bytes and has \d+"),
         (sealed(ONE, cookie=0x1C849302), "V2 has the cookie 0x1c849304 here, not 0x1c849302"),
         (sealed(ONE, cookie=0x0C72124F), "V2 has the cookie 0x1c849304 here, not 0xc72124f"),
         (sealed(ONE, length=2**32 - 1), "declares 4294967295 compressed bytes and has"),
@@ -363,7 +370,11 @@ def test_the_wrappers_of_these_tests_make_what_is_accepted() -> None:
         (sealed(payload_of(b"\x80")), "a number that breaks off"),
         (sealed(payload_of(number(-COUNTERS) + number(1))), "of 27648 counters holds 27649"),
         (sealed(payload_of(number(-(2**63)))), "of 27648 counters holds 9223372036854775808"),
-        (sealed(payload_of(number(2**63 - 1) + number(1))), r"more than 2\*\*63 - 1 values"),
+        (sealed(payload_of(number(2**63 - 1) + number(1))), r"holds 2\*\*63 - 1 values at most"),
+        (
+            sealed(payload_of(number(-30_000) + 2 * number(2**63 - 1), highest=2**62)),
+            r"holds 2\*\*63 - 1 values at most",
+        ),
         (base64.b64encode(struct.pack(">II", 0x1C849314, 3) + b"abc").decode(), "a broken zlib stream"),
         (base64.b64encode(struct.pack(">II", 0x1C849314, 0)).decode(), "a zlib stream that breaks off"),
         (

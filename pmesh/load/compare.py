@@ -316,6 +316,7 @@ _LOOPS = {
 
 
 def environment_differences(before: Environment, after: Environment) -> tuple[str, ...]:
+    """What differs of where two documents come from, and what of it makes figures mean nothing; each in words."""
     warnings = list(_in_words(_ENVIRONMENT_WORDS, before, after))
     for flag in sorted({*before.build, *after.build}):
         old, new = before.build.get(flag), after.build.get(flag)

@@ -136,7 +136,7 @@ def load_text(report: Report) -> str:
     else:
         length = f", {counted(profile.messages, 'message')}"
     warmup = f"; warm-up of {plan.warmup_seconds:,.6g} s not counted" if plan.warmup_seconds else "; no warm-up"
-    return f"{loop}{length}{warmup}; mailboxes {plan.overflow} when full."
+    return f"{loop}{length}{warmup}; a full mailbox: {plan.overflow.replace('_', ' ')}."
 
 
 def counted(number: int, noun: str) -> str:

@@ -103,20 +103,23 @@ def _summary(environment: Environment, reports: Sequence[Report], searches: Sequ
 def _method(environment: Environment, reports: Sequence[Report], names: Sequence[str]) -> Iterator[str]:
     yield "## Method"
     if reports:
-        yield "\n".join(
-            f"- **{plain(name)}**: {plain(load_text(report))}" for name, report in zip(names, reports, strict=True)
-        )
         yield table(
-            ("profile", "loop", "agents", "messages per agent", "rounds", "senders", "payload"),
+            (
+                *("profile", "loop", "rate", "agents", "messages per agent", "rounds", "senders", "payload"),
+                *("warm-up", "in flight"),
+            ),
             [
                 (
                     name,
                     report.mode,
+                    "-" if report.plan.rate_per_second is None else f"{report.plan.rate_per_second:,.6g}/s",
                     f"{report.profile.agents:,}",
                     f"{report.profile.messages_per_agent:,}",
                     f"{report.profile.rounds:,}",
                     f"{report.profile.concurrency:,}",
-                    f"{report.profile.payload_bytes:,} B",
+                    report.plan.payload or f"{report.profile.payload_bytes:,} B",
+                    f"{report.plan.warmup_seconds:,.6g} s" if report.plan.warmup_seconds else "none",
+                    f"{report.window:,}" if report.mode == "closed" else "-",
                 )
                 for name, report in zip(names, reports, strict=True)
             ],

@@ -1,6 +1,7 @@
 """Load reports as CSV, in base units (nanoseconds, bytes, per second): a row per profile, or one per interval.
 
 Columns are named as in the JSON, with the names of nested parts joined by a dot, and are the same for every report.
+Lines end in CR LF (RFC 4180).
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, Any]]:
 
 def _written(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # Also what makes it quote a cell with either of the two in it.
+    writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(columns)
     writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
     return text.getvalue()

@@ -10,6 +10,7 @@ __all__ = [
     "AgentStopped",
     "AskTimeout",
     "CoordinatorClosed",
+    "ExtraMissing",
     "HandlerCancelled",
     "HandlerDefinitionError",
     "IllegalTransition",
@@ -80,6 +81,10 @@ class IllegalTransition(PmeshError):
 
 class CoordinatorClosed(PmeshError, RuntimeError):
     """The coordinator has not been entered yet, or has been left."""
+
+
+class ExtraMissing(PmeshError, ImportError):
+    """A package that pmesh needs only for this is not installed; the text says how to install it."""
 
 
 class WrongLoop(PmeshError, RuntimeError):

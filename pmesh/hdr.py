@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from pmesh.errors import InvalidArgument, InvalidType, PmeshError
+from pmesh.errors import ExtraMissing, InvalidArgument, InvalidType
 
 if TYPE_CHECKING:
     from pmesh._core import LatencyRecorder
 
-__all__ = ["Content", "ExtraMissing", "Interval", "decode_content", "encode_content", "write_hlog"]
+__all__ = ["Content", "Interval", "decode_content", "encode_content", "write_hlog"]
 
 HIGHEST_NS = 60_000_000_000
 SIGNIFICANT_DIGITS = 3
@@ -48,10 +48,6 @@ _TRAILER_MAGIC = b"pmr1"
 # Inflated bytes. A recorder's own need is 9 * 27,648 at most, and a histogram of 5 digits that uses
 # 100,000 counters fits too. The worst that fits, a million counters of one, takes some 2 s to decode.
 _INFLATED_LIMIT_BYTES = 1 << 20
-
-
-class ExtraMissing(PmeshError, ImportError):
-    """A package of an extra is not installed; the text says which extra installs it."""
 
 
 class Content(NamedTuple):

@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmesh import InvalidArgument, InvalidType, LatencyRecorder, PmeshError
-from pmesh.hdr import ExtraMissing, Interval, write_hlog
+from pmesh.errors import ExtraMissing
+from pmesh.hdr import Interval, write_hlog
 
 HIGHEST_NS = 60_000_000_000
 COUNTERS = 27_648

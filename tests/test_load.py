@@ -24,7 +24,7 @@ from pmesh.load.driver import find_faults
 from pmesh.load.environment import choose_loop
 from pmesh.load.resources import measure_overhead, resident_bytes
 from pmesh.load.subjects import LoadAgent
-from pmesh.load.units import bytes_text, duration_text, percent_text
+from pmesh.units import bytes_text, duration_text, percent_text
 
 TINY = Profile("tiny", agents=3, messages_per_agent=20, rounds=4, concurrency=7, payload_bytes=33)
 

@@ -120,7 +120,7 @@ class Driver:
         gc.collect()
         meter = Meter()
         mesh = Coordinator(f"load-{plan.profile.name}", window=plan.window if plan.mode == "closed" else None)
-        with meter, quiet_failures():
+        with meter, quiet_failures(plan):
             async with mesh:
                 for index in range(plan.profile.agents):
                     self._targets.append(await self._spawn(mesh, index))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pmesh.errors import InvalidArgument
+from pmesh.errors import InvalidArgument, InvalidType
 
 __all__ = ["PROFILES", "Profile", "Reference", "find_profile"]
 
@@ -112,9 +112,12 @@ def find_profile(profile: Profile | str) -> Profile:
 
     Raises:
         InvalidArgument: No profile has that name; the text lists them.
+        InvalidType: Neither a profile nor a name.
     """
     if isinstance(profile, Profile):
         return profile
+    if not isinstance(profile, str):
+        raise InvalidType(f"profile is {profile!r}; it must be a Profile or the name of one")
     try:
         return PROFILES[profile]
     except KeyError:

@@ -45,18 +45,23 @@ class LoadAgent(Agent):
 
 
 @contextlib.contextmanager
-def quiet_failures() -> Iterator[None]:
-    """Keep failures that were made on purpose out of the log."""
+def quiet_failures(plan: Plan) -> Iterator[None]:
+    """Keep out of the log what goes wrong because the plan wants it so; the report counts it."""
 
     def is_real(record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], InjectedFailure))
 
-    logger = logging.getLogger("pmesh")
-    logger.addFilter(is_real)
+    def is_unexpected(record: logging.LogRecord) -> bool:
+        return not plan.stop_every_seconds and plan.overflow == "reject"
+
+    filters = ((logging.getLogger("pmesh"), is_real), (logging.getLogger("pmesh.dead_letters"), is_unexpected))
+    for logger, wanted in filters:
+        logger.addFilter(wanted)
     try:
         yield
     finally:
-        logger.removeFilter(is_real)
+        for logger, wanted in filters:
+            logger.removeFilter(wanted)
 
 
 class Subject:

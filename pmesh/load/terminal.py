@@ -32,7 +32,7 @@ from pmesh.load.terminal_tables import (
     times_table,
     verdicts_table,
 )
-from pmesh.load.units import duration_text, observed_text
+from pmesh.units import duration_text, observed_text
 
 if TYPE_CHECKING:
     from pmesh.load.compare import Breach, Comparison

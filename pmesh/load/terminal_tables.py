@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pmesh.load.findings import cpu_share
-from pmesh.load.units import bytes_text, duration_text, observed_text, percent_text
 from pmesh.slo import parse_objective
+from pmesh.units import bytes_text, duration_text, observed_text, percent_text
 
 if TYPE_CHECKING:
     from pmesh.load.compare import Change, ProfileComparison

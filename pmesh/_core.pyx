@@ -124,6 +124,7 @@ cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     bint PyCoro_CheckExact(object o) noexcept
+    bint PyGen_CheckExact(object o) noexcept
     bint PyObject_CheckBuffer(object o) noexcept
 
 # Units: one second, in the nanoseconds that every time in this extension is kept in.

@@ -89,7 +89,7 @@ pmesh_learn_map_type(contextvars.Context())
 
 
 cdef inline bint is_awaitable(object value) except -1:
-    if type(value) is types.GeneratorType:
+    if PyGen_CheckExact(value):
         # Made by types.coroutine, or an ordinary generator and so an answer like any other.
         return (value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE) != 0
     return pmesh_awaitable(value)

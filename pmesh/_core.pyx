@@ -98,6 +98,14 @@ cdef extern from *:
         ((PyTypeObject *)type)->tp_iternext = next;
     }
 
+    /* Instances of `type` are called through the function that they hold at `offset`. */
+    static void pmesh_set_vectorcall(PyObject *type, Py_ssize_t offset) {
+        ((PyTypeObject *)type)->tp_vectorcall_offset = offset;
+        ((PyTypeObject *)type)->tp_call = PyVectorcall_Call;
+        ((PyTypeObject *)type)->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
+        PyType_Modified((PyTypeObject *)type);
+    }
+
     static inline PyObject *pmesh_var_get(PyObject *var) {
         PyObject *value = NULL;
         if (PyContextVar_Get(var, Py_None, &value) < 0) return NULL;
@@ -116,14 +124,21 @@ cdef extern from *:
     void pmesh_set_stop(object value) noexcept
     ctypedef PyObject *(*iternextfunc)(PyObject *) except? NULL
     void pmesh_set_iternext(object type, iternextfunc next) noexcept
+    ctypedef PyObject *(*vectorcallfunc)(PyObject *, PyObject *const *, size_t, PyObject *) except NULL
+    void pmesh_set_vectorcall(object type, Py_ssize_t offset) noexcept
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object o) noexcept
+    object PyObject_GenericGetAttr(object o, object name)
+    int PyObject_GenericSetAttr(object o, object name, object value) except -1
+    Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
+    int PyUnicode_CompareWithASCIIString(object text, const char *other) noexcept
     unsigned long PyThread_get_thread_ident() noexcept
     object PyContextVar_Set(object var, object value)
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     bint PyCoro_CheckExact(object o) noexcept
+    bint PyGen_CheckExact(object o) noexcept
     bint PyObject_CheckBuffer(object o) noexcept
 
 # Units: one second, in the nanoseconds that every time in this extension is kept in.

@@ -108,10 +108,9 @@ cdef class Send:
         return self.enter_window(timeout_ns)
 
     cdef int wait(self, int64_t timeout_ns) except -1:
-        cdef Waiter waiter = Waiter.__new__(Waiter)
         cdef Dispatcher dispatcher = self.cell.dispatcher
+        cdef Waiter waiter = new_waiter(dispatcher)
         cdef int64_t deadline_ns
-        waiter.dispatcher = dispatcher
         waiter.cell = self.cell
         waiter.exempt = self.exempt
         waiter.lane = self.message._lane
@@ -262,8 +261,7 @@ cdef class Ask:
         scope = dispatcher.current_scope()
         if scope is not None and scope.message is not None and scope.message.deadline_ns:
             deadline_ns = min(deadline_ns, scope.message.deadline_ns)
-        waiter = Waiter.__new__(Waiter)
-        waiter.dispatcher = dispatcher
+        waiter = new_waiter(dispatcher)
         message.reply = waiter
         message.deadline_ns = deadline_ns
         dispatcher.prepare(cell, message, scope)

@@ -89,7 +89,7 @@ pmesh_learn_map_type(contextvars.Context())
 
 
 cdef inline bint is_awaitable(object value) except -1:
-    if type(value) is types.GeneratorType:
+    if PyGen_CheckExact(value):
         # Made by types.coroutine, or an ordinary generator and so an answer like any other.
         return (value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE) != 0
     return pmesh_awaitable(value)
@@ -138,6 +138,8 @@ cdef class HandlerTable:
     """From a payload's type to its handler, for one agent class: a cache over `resolve(type)`."""
 
     cdef dict cache
+    cdef object newest_type          # the type looked up last and its handler; not where threads run at once
+    cdef Handler newest
     cdef readonly object resolve
     cdef readonly bint has_control   # some handler is on the control lane
     cdef readonly bint has_async
@@ -149,10 +151,22 @@ cdef class HandlerTable:
         self.has_async = has_async
 
     cdef inline Handler lookup(self, object payload):
-        cdef object found = self.cache.get(type(payload), self)
+        # Agents are mostly sent one type for a while, and a look-up costs as much as all of `Mailbox.take`.
+        if PMESH_GIL and type(payload) is self.newest_type:
+            return self.newest
+        return self.search(type(payload))
+
+    cdef Handler search(self, object payload_type):
+        cdef object found = self.cache.get(payload_type, self)
+        cdef object before_type, before
         # What nothing handled is asked for again: it may have been registered with an abstract base since.
         if found is self or found is None:
-            found = self.fill(type(payload))
+            found = self.fill(payload_type)
+        if PMESH_GIL and found is not None:
+            # The two change together: what they were is let go of, which may run code, after both are written.
+            before_type, before = self.newest_type, self.newest
+            self.newest_type = payload_type
+            self.newest = found
         return found
 
     cdef object fill(self, object payload_type):

@@ -663,9 +663,7 @@ cdef class Dispatcher:
         cdef Meter meter = cell.meter
         cdef Waiter reply = message.reply
         if self.records:
-            meter.queue.add(started_ns - message.accepted_ns)
-            meter.service.add(now_ns - started_ns)
-            meter.latency.add(now_ns - message.accepted_ns)
+            meter.add_times(started_ns - message.accepted_ns, now_ns - started_ns)
             if message.intended_ns:
                 meter.intended.add(now_ns - message.intended_ns)
         if error is None:

@@ -245,6 +245,16 @@ cdef class LatencyRecorder:
                     self._above_range += 1
         return 0
 
+    cdef inline int add_in_range(self, int64_t value_ns) noexcept:
+        """`add` of a value from 0 to 60 s, with counters that are there; the caller holds the lock."""
+        self._counters[hdr_index(value_ns)] += 1
+        self._count += 1
+        if value_ns < self._min:
+            self._min = value_ns
+        if value_ns > self._max:
+            self._max = value_ns
+        return 0
+
     # Not a cyfunction but a method descriptor, which CPython's CALL specialises: 21 ns a call from
     # Python instead of 28 (3.11, loop included). The signature comes from the docstring instead.
     @cython.binding(False)

@@ -419,14 +419,15 @@ addEventListener("load", () => {
       const column = [...agents.tHead.rows[0].cells].findIndex((cell) => cell.textContent === "p99");
       if (column > 0) {
         sorted = [1, 2].map(() => {
-          agents.tHead.rows[0].cells[column].querySelector("button").click();
+          agents.tHead.rows[0].cells[column].querySelector("button")?.click();
           return agents.tBodies[0].rows[0].cells[column].textContent;
         });
       }
     }
     seen[frame.id] = {
       failures: view.failures, width: doc.documentElement.scrollWidth, shown: doc.documentElement.clientWidth,
-      plots: plots.length, undrawn: undrawn(doc), outside: textsOutside(doc, doc.documentElement.clientWidth), overlapping: overlapping(doc), read, sorted,
+      outside: textsOutside(doc, doc.documentElement.clientWidth), overlapping: overlapping(doc),
+      plots: plots.length, undrawn: undrawn(doc), read, sorted,
     };
   }
   document.getElementById("seen").textContent = JSON.stringify(seen);

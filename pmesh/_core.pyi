@@ -180,6 +180,8 @@ class HandlerTable:
     ) -> None: ...
     def find(self, payload: object) -> Handler | None: ...
     @property
+    def resolve(self) -> Callable[[type], Handler | None]: ...
+    @property
     def has_control(self) -> bool: ...
     @property
     def has_async(self) -> bool: ...
@@ -289,6 +291,7 @@ class Waiter:
 @final
 class Dispatcher:
     closing: bool
+    records: bool
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

@@ -567,8 +567,7 @@ cdef class LatencyRecorder:
         A histogram of another origin has no exact `min` and `max`: they are the ends of the outermost
         buckets in use, 60 s at most where 60 s lies in the bucket. Values above 60 s are counted in
         `above_range`. One of other parameters is recorded anew, each value as the highest of its
-        bucket: percentiles are those it has itself, to within 1/1024, and never too low; its buckets
-        of three digits or more change nothing else.
+        bucket, so that percentiles are what the histogram itself gives, or above by less than 1/1024.
 
         Raises:
             InvalidArgument: Not such a text; it says what is wrong with it. (A `ValueError`.)

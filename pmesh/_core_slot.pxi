@@ -138,7 +138,7 @@ cdef class HandlerTable:
     """From a payload's type to its handler, for one agent class: a cache over `resolve(type)`."""
 
     cdef dict cache
-    cdef object resolve
+    cdef readonly object resolve
     cdef readonly bint has_control   # some handler is on the control lane
     cdef readonly bint has_async
 

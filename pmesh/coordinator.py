@@ -595,6 +595,29 @@ class Coordinator:
             for recorder in meter.by_name().values():
                 recorder.reset()
 
+    def take_times(self) -> dict[str, LatencyRecorder]:
+        """What the recorders of all agents hold, merged by name as in `Meter.by_name`; they start afresh.
+
+        Nothing is lost or taken twice while agents go on: what is recorded meanwhile is in the next one.
+        """
+        taken = {name: LatencyRecorder() for name in Meter().by_name()}
+        with self._lives.lock:
+            for meter in self._all_meters():
+                for name, recorder in meter.by_name().items():
+                    if recorder.count:
+                        taken[name].merge(recorder.take())
+        return taken
+
+    def totals(self) -> Counters:
+        """The account of all agents together at this instant: `stats` without a part for each of them."""
+        total = Counters()
+        with self._lives.lock:
+            for life in list(self._lives.by_name.values()):
+                total.add(life.cell.counters())
+            total.add(self._lives.stopped_total)
+        total.add(self._strays)
+        return total
+
     def state(self, agent: AgentRef | str) -> State:
         """Where in its life an agent is; by ref also after it stopped."""
         state: State = self._life_of(agent).state

@@ -15,7 +15,7 @@ import importlib
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
@@ -61,7 +61,7 @@ class Content(NamedTuple):
     max_ns: int
     below_range: int
     above_range: int
-    counters: Mapping[int, int]  # count by index, those that are not 0, ascending
+    counters: dict[int, int]  # count by index, those that are not 0, ascending
 
 
 class _Layout:
@@ -71,6 +71,7 @@ class _Layout:
         self.unit_log2 = lowest.bit_length() - 1
         sub_buckets_log2: int = max((2 * 10**digits - 1).bit_length(), 1)
         self.half_log2 = sub_buckets_log2 - 1
+        self.is_ours = (self.unit_log2, self.half_log2) == (0, 10)
         # Doublings of the first 2**sub_buckets_log2 units until `highest` is below.
         doublings = max(highest.bit_length() - sub_buckets_log2 - self.unit_log2, 0)
         self.counters = (doublings + 2) << self.half_log2
@@ -145,8 +146,9 @@ def from_hdrh(histogram: Any) -> Content:
     if not isinstance(histogram, expected):
         raise InvalidType(f"from_hdr wants an hdrh.histogram.HdrHistogram, not the {type(histogram).__name__}")
     layout = _Layout(histogram.lowest_trackable_value, histogram.highest_trackable_value, histogram.significant_figures)
-    # Decoded histograms may have fewer counters than their parameters say.
-    counters = {index: count for index, count in enumerate(histogram.counts) if count}
+    # Up to the maximum, as hdrh's own encoder: with five digits there are millions of counters.
+    used = histogram.get_counts_array_index(histogram.max_value) + 1
+    counters = {index: count for index, count in enumerate(histogram.counts[:used]) if count}
     content = _recorded(layout, counters)
     if not counters:
         return content
@@ -230,23 +232,27 @@ def _refined(exact_ns: int, bound_ns: int) -> int:
     return exact_ns if is_known else bound_ns
 
 
-def _recorded(layout: _Layout, counters: Mapping[int, int]) -> Content:
-    """Counters of any layout in a recorder's own, each value as the highest of its bucket."""
-    min_ns = max_ns = above_range = 0
+def _recorded(layout: _Layout, counters: dict[int, int]) -> Content:
+    """Counters of any layout, ascending, in a recorder's own; each value as the highest of its bucket."""
+    if not counters:
+        return Content(0, 0, 0, 0, counters)
     recorded: dict[int, int] = {}
+    above_range = 0
     for index, count in counters.items():
+        if layout.is_ours and index <= _TOP_INDEX:  # for speed: the rule below gives the same
+            recorded[index] = count
+            continue
         lowest, highest = layout.bounds(index)
         if lowest > HIGHEST_NS:
             above_range += count
-            own_index = _TOP_INDEX
-        else:
-            highest = min(highest, HIGHEST_NS)
-            own_index = _OURS.index(highest)
-        if not recorded:
-            # The lowest value, unless that has another counter than the one the values are in.
-            min_ns = lowest if _OURS.index(_clamp(lowest)) == own_index else highest
-        max_ns = highest
+        own_index = _OURS.index(_clamp(highest))
         recorded[own_index] = recorded.get(own_index, 0) + count
+    min_ns, highest = layout.bounds(next(iter(counters)))
+    if _OURS.index(_clamp(min_ns)) not in recorded:
+        min_ns = _clamp(highest)
+    lowest, max_ns = layout.bounds(next(reversed(counters)))
+    if lowest <= HIGHEST_NS:
+        max_ns = _clamp(max_ns)
     return Content(min_ns, max_ns, 0, above_range, recorded)
 
 
@@ -300,15 +306,15 @@ def _decode_payload(payload: bytes) -> tuple[_Layout, dict[int, int]]:
     return layout, counters
 
 
-def _encode_counts(counters: Mapping[int, int]) -> bytearray:
+def _encode_counts(counters: dict[int, int]) -> bytearray:
     """The counts up to the last that is not 0."""
     encoded = bytearray()
     following = 0
     for index, count in counters.items():
         zeros = index - following
         if zeros:
-            # A single zero is itself: -1 would do as well, but nobody else writes it.
-            _append_signed(encoded, -zeros if zeros > 1 else 0)
+            # A single zero too: -1 as hdrh writes it. Java writes 0 there, and both read either.
+            _append_signed(encoded, -zeros)
         _append_signed(encoded, count)
         following = index + 1
     return encoded
@@ -321,7 +327,7 @@ def _encode_trailer(content: Content) -> bytes:
     return bytes(trailer + _CRC.pack(zlib.crc32(trailer)))
 
 
-def _decode_trailer(trailer: bytes, counters: Mapping[int, int]) -> Content:
+def _decode_trailer(trailer: bytes, counters: dict[int, int]) -> Content:
     signed, crc = trailer[: -_CRC.size], trailer[-_CRC.size :]
     numbers = list(_signed_numbers(signed[len(_TRAILER_MAGIC) :])) if signed.startswith(_TRAILER_MAGIC) else []
     if len(numbers) != 4 or crc != _CRC.pack(zlib.crc32(signed)):

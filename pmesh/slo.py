@@ -24,7 +24,9 @@ __all__ = [
     "Verdict",
     "as_objective",
     "judge",
+    "parse_duration",
     "parse_objective",
+    "parse_share",
 ]
 
 # Prefixes of a latency figure, as in `queue.p99`; without one it is of the latency.
@@ -32,7 +34,7 @@ SERIES_OF_TIMES = ("queue", "service", "response", "send_delay")
 
 STATISTICS = ("p50", "p90", "p95", "p99", "p99.9", "p99.99", "mean", "max")
 
-_DURATION = Quantity(
+DURATION = Quantity(
     "a duration",
     "5ms",
     MappingProxyType(
@@ -44,10 +46,11 @@ _DURATION = Quantity(
             **dict.fromkeys(("s", "S"), Unit("s", 9)),
             # Not "M", which is mega everywhere else.
             **dict.fromkeys(("m", "min"), Unit("m", 9, 60)),
+            **dict.fromkeys(("h", "H"), Unit("h", 9, 3600)),
         }
     ),
 )
-_SHARE = Quantity("a share", "99.5%", MappingProxyType({"%": Unit("%", -2)}))
+SHARE = Quantity("a share", "99.5%", MappingProxyType({"%": Unit("%", -2)}))
 _RATE = Quantity(
     "a rate",
     "5000/s",
@@ -81,9 +84,9 @@ _SIZE = Quantity(
 
 _QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
     {
-        **dict.fromkeys(STATISTICS, _DURATION),
-        **{f"{series}.{statistic}": _DURATION for series in SERIES_OF_TIMES for statistic in STATISTICS},
-        "success": _SHARE,
+        **dict.fromkeys(STATISTICS, DURATION),
+        **{f"{series}.{statistic}": DURATION for series in SERIES_OF_TIMES for statistic in STATISTICS},
+        "success": SHARE,
         "throughput": _RATE,
         "memory_per_agent": _SIZE,
         "overhead": _SIZE,
@@ -133,7 +136,16 @@ class Verdict:
     passed: bool
 
     def __str__(self) -> str:
-        return f"{self.objective.text}: observed {observed_text(self.objective.figure, self.observed)}"
+        return f"{self.objective.text}: observed {self.observed_text}"
+
+    @property
+    def observed_text(self) -> str:
+        """What was observed, for people; never rounded onto the bound, which would belie the verdict."""
+        figure, bound = self.objective.figure, self.objective.bound
+        text = observed_text(figure, self.observed)
+        if self.observed is None or self.observed == bound or text != observed_text(figure, bound):
+            return text
+        return f"just {'above' if self.observed > bound else 'below'} {text}"
 
 
 def parse_objective(text: str) -> Objective:
@@ -164,13 +176,41 @@ def parse_objective(text: str) -> Objective:
     column = scanner.column
     bound, written = scanner.amount(quantity)
     scanner.end("every objective is a text of its own")
-    if quantity is _SHARE and bound > 1.0:
+    if quantity is SHARE and bound > 1.0:
         scanner.fail(f"found {written!r}; a share is at most 100%", column)
     if bound == 0.0 and comparison == "<":
         scanner.fail(f"found {written!r}; nothing is below it, so the objective could never hold", column)
-    if quantity is _SHARE and bound == 1.0 and comparison == ">":
+    if quantity is SHARE and bound == 1.0 and comparison == ">":
         scanner.fail("found '100%'; nothing is above it, so the objective could never hold; >= can", column)
     return Objective(f"{figure}{comparison}{written}", figure, comparison, bound)
+
+
+def parse_duration(text: str, what: str = "duration") -> float:
+    """Nanoseconds of a text such as `500us`, `5ms`, `1.5s`, `10m` or `1h`.
+
+    Raises:
+        InvalidArgument: It is none, or zero; the text names `what`, the column and what would be right.
+    """
+    scanner = Scanner(what, text, DURATION.example)
+    value, _ = scanner.amount(DURATION)
+    scanner.end("a duration is one number with one unit")
+    if not value:
+        scanner.fail("a duration of nothing; it must be above 0", 1)
+    return value
+
+
+def parse_share(text: str, what: str = "share") -> float:
+    """The ratio, from 0.0 to 1.0, of a text such as `0.5%`.
+
+    Raises:
+        InvalidArgument: It is none; the text names `what`, the column and what would be right.
+    """
+    scanner = Scanner(what, text, SHARE.example)
+    value, written = scanner.amount(SHARE)
+    scanner.end("a share is one number with a % sign")
+    if value > 1.0:
+        scanner.fail(f"found {written!r}; a share is at most 100%", 1)
+    return value
 
 
 def as_objective(objective: str | Objective) -> Objective:

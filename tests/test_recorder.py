@@ -344,6 +344,114 @@ def test_a_pickle_that_contradicts_itself_is_refused(broken: tuple[object, ...])
         restore(*broken)
 
 
+@given(batches=st.lists(st.lists(anything, max_size=20), max_size=6))
+def test_each_take_has_what_came_since_the_last_and_the_recorder_starts_again(batches: list[list[int]]) -> None:
+    recorder = LatencyRecorder()
+    for values in batches:
+        for value in values:
+            recorder.record(value)
+        taken = recorder.take()
+        assert state(taken) == state(recorder_of(values))
+        assert state(recorder) == state(LatencyRecorder())
+        taken.record(1)
+        assert recorder.count == 0
+
+
+# Coordinated omission
+
+
+def corrected(value: int, interval: int) -> list[int]:
+    """What `recordValueWithExpectedInterval` records, value by value as it does."""
+    values = [value]
+    missing = value - interval
+    while 0 < interval <= missing:
+        values.append(missing)
+        missing -= interval
+    return values
+
+
+@given(
+    before=st.lists(anything, max_size=5),
+    value=anything,
+    interval=st.integers(0, 2**63 - 1),
+    parts=st.none() | st.integers(1, 300),
+)
+def test_correcting_records_the_value_and_each_that_it_hid(
+    before: list[int], value: int, interval: int, parts: int | None
+) -> None:
+    if parts is not None:
+        interval = max(value // parts, 1)
+    if interval and value // interval > 1_000:
+        interval = value // 1_000
+    recorder = recorder_of(before)
+    recorder.record_corrected(value, interval)
+    assert state(recorder) == state(recorder_of(before + corrected(value, interval)))
+
+
+@pytest.mark.parametrize("interval", [1, 7, 1_000, 1_000_000])
+def test_correcting_takes_one_step_per_bucket_and_not_per_value(interval: int) -> None:
+    recorder = LatencyRecorder()
+    recorder.record_corrected(HIGHEST_NS, interval)  # with 1 ns: sixty thousand million values
+    assert recorder.count == HIGHEST_NS // interval == sum(count for _, _, count in recorder.counts())
+    assert (recorder.min, recorder.max) == (interval + HIGHEST_NS % interval, HIGHEST_NS)
+    for lowest, highest, count in recorder.counts():
+        # Multiples of the interval, counted from the value downwards.
+        first = max(lowest, recorder.min) - 1
+        assert count == (HIGHEST_NS - first - 1) // interval - (HIGHEST_NS - min(highest, HIGHEST_NS) - 1) // interval
+
+
+@pytest.mark.parametrize(("value", "interval"), [(950, 100), (123_456_789, 1_000_003), (5, 5), (5, 6), (70, 0)])
+def test_correcting_equals_hdrh_but_for_the_one_value_below_the_interval(hdrh: Any, value: int, interval: int) -> None:
+    histogram = hdrh.HdrHistogram(1, HIGHEST_NS, 3)
+    histogram.record_corrected_value(value, interval)
+    recorder = LatencyRecorder()
+    recorder.record_corrected(value, interval)
+    if interval and value > interval and value % interval:
+        recorder.record(value % interval)  # hdrh goes on while a value is above the interval
+    assert [row[1:] for row in recorder.counts()] == [
+        (item.value_iterated_to, item.count_added_in_this_iter_step) for item in histogram.get_recorded_iterator()
+    ]
+
+
+def test_correcting_values_above_the_range_counts_them_there() -> None:
+    recorder = LatencyRecorder()
+    recorder.record_corrected(HIGHEST_NS + 3, 1)
+    assert (recorder.count, recorder.above_range) == (HIGHEST_NS + 3, 3)
+    assert sum(count for _, _, count in recorder.counts()) == recorder.count
+    recorder.reset()
+    recorder.record_corrected(INT64_MAX, INT64_MAX // 2)
+    assert (recorder.count, recorder.above_range, recorder.min) == (2, 2, INT64_MAX // 2 + 1)
+
+
+def test_a_correction_that_would_overflow_is_refused_and_changes_nothing() -> None:
+    recorder = LatencyRecorder()
+    recorder.record_corrected(INT64_MAX, 1)
+    assert recorder.count == INT64_MAX
+    before = state(recorder)
+    with pytest.raises(ValueError, match=r"cannot record 5 ns at an interval of 1 ns: more than 2\*\*63 - 1 values"):
+        recorder.record_corrected(5, 1)
+    assert state(recorder) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "kind", "message"),
+    [
+        (5, -1, ValueError, "an expected interval is 0 ns or more, not -1"),
+        (5, 1.0, TypeError, r"an expected interval is an int of nanoseconds, not the float 1\.0"),
+        (5, True, TypeError, "an expected interval is an int of nanoseconds, not the bool True"),
+        ("5", 1, TypeError, "a latency is an int of nanoseconds, not the str '5'"),
+    ],
+)
+def test_a_correction_by_no_interval_says_what_it_was(
+    value: Any, interval: Any, kind: type[Exception], message: str
+) -> None:
+    recorder = LatencyRecorder()
+    with pytest.raises(kind, match=message) as caught:
+        recorder.record_corrected(value, interval)
+    assert isinstance(caught.value, PmeshError)
+    assert recorder.count == 0
+
+
 # Memory
 
 
@@ -360,6 +468,43 @@ def test_an_unused_recorder_is_small_and_counters_come_with_the_first_value() ->
     assert sys.getsizeof(recorder.snapshot()) == sys.getsizeof(recorder) < 200
     recorder.record(1)
     assert COUNTERS_BYTES < sys.getsizeof(recorder) < COUNTERS_BYTES + 200
+
+
+def test_taking_leaves_a_recorder_its_counters_so_that_recording_cannot_fail() -> None:
+    recorder = recorder_of([5])
+    taken = recorder.take()
+    assert COUNTERS_BYTES < sys.getsizeof(recorder) == sys.getsizeof(taken)
+    nothing = recorder.take()
+    assert sys.getsizeof(recorder) > COUNTERS_BYTES
+    assert sys.getsizeof(nothing) == sys.getsizeof(LatencyRecorder().take()) < 200
+
+
+def test_taken_encoded_and_decoded_recorders_leave_no_memory_behind(python: Callable[..., str]) -> None:
+    code = """
+        import os
+        from pmesh import LatencyRecorder
+
+        def rss():
+            with open("/proc/self/statm") as statm:
+                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        def churn(count):
+            recorder = LatencyRecorder()
+            for _ in range(count):
+                recorder.record_corrected(1_000_000, 300)
+                assert LatencyRecorder.decode(recorder.take().encode()).count == 3_333
+                assert recorder.take().count == 0
+                try:
+                    LatencyRecorder.decode("HISTF")
+                except ValueError:
+                    pass
+
+        churn(20)
+        before = rss()
+        churn(150)
+        print(rss() - before)
+    """
+    assert int(python(code)) < 150 * COUNTERS_BYTES / 5
 
 
 # Threads
@@ -417,6 +562,41 @@ def test_four_threads_lose_nothing_and_every_snapshot_is_of_one_moment() -> None
     assert recorder.count == 400_000 == sum(count for _, _, count in recorder.counts())
     assert (recorder.min, recorder.max) == (0, 10**9 + 999)
     assert recorder.percentile(25) == 999
+
+
+def test_what_threads_record_is_in_one_take_or_in_the_rest_and_in_no_two() -> None:
+    recorder, total = LatencyRecorder(), LatencyRecorder()
+    done = threading.Event()
+    finished = itertools.count(1)
+    takes = [0, 0]
+
+    def writer(seed: int) -> None:
+        for step in range(50_000):
+            recorder.record(seed + step % 1_000)
+        for _ in range(1_000):
+            recorder.record_corrected(seed + 3_000, 1_000)
+        if next(finished) == 3:
+            done.set()
+
+    def taker(place: int) -> None:
+        while not done.is_set():
+            taken = recorder.take()
+            assert taken.count == sum(count for _, _, count in taken.counts())
+            assert taken.count == 0 or taken.min <= taken.percentile(50) <= taken.max
+            takes[place] += taken.count > 0
+            total.merge(taken)
+
+    seeds = (0, 5_000, 10**6)
+    in_threads(*(lambda seed=seed: writer(seed) for seed in seeds), lambda: taker(0), lambda: taker(1))
+    assert min(takes) > 0
+    total.merge(recorder.take())
+    expected = LatencyRecorder()
+    for seed in seeds:
+        for step in range(1_000):
+            for _ in range(50):
+                expected.record(seed + step)
+            expected.record_corrected(seed + 3_000, 1_000)
+    assert state(total) == state(expected)
 
 
 def test_merges_in_opposite_directions_do_not_hang_and_stay_whole() -> None:

@@ -207,6 +207,10 @@ def test_importing_objectives_loads_neither_the_load_tester_nor_click_nor_rich()
         ("throughput>=5000/s", 4_321.4, "throughput>=5000/s: observed 4,321/s"),
         ("overhead<50MB", 61_200_000, "overhead<50MB: observed 61.2 MB"),
         ("p99<5ms", None, "p99<5ms: observed nothing"),
+        ("p99<5ms", 4_999_900, "p99<5ms: observed just below 5 ms"),
+        ("p99<=5ms", 5_000_100, "p99<=5ms: observed just above 5 ms"),
+        ("p99<5ms", 5_000_000, "p99<5ms: observed 5 ms"),
+        ("throughput>=5000/s", 4_999.6, "throughput>=5000/s: observed just below 5,000/s"),
     ],
 )
 def test_a_verdict_reads_with_what_was_observed_in_the_figures_unit(

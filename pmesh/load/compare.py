@@ -15,7 +15,18 @@ from pmesh.scanner import Quantity, Scanner, Unit
 from pmesh.slo import FIGURES, FIGURES_TEXT, HIGHER_IS_BETTER, SERIES_OF_TIMES, STATISTICS
 from pmesh.units import observed_text
 
-__all__ = ["TOO_FEW_SAMPLES", "Breach", "Change", "Comparison", "Limit", "ProfileComparison", "compare", "parse_limit"]
+__all__ = [
+    "TOO_FEW_SAMPLES",
+    "Breach",
+    "Change",
+    "Comparison",
+    "Limit",
+    "ProfileComparison",
+    "compare",
+    "environment_differences",
+    "parse_limit",
+    "samples_needed",
+]
 
 # What is shown of each profile, in this order; a limit can be on any of `FIGURES` and on this one.
 CPU_PER_MESSAGE = "cpu_per_message"
@@ -212,7 +223,7 @@ def compare(before: Document, after: Document) -> Comparison:
         ),
         only_before=tuple(name for name in old if name not in new),
         only_after=tuple(name for name in new if name not in old),
-        warnings=_environment_warnings(before.environment, after.environment),
+        warnings=environment_differences(before.environment, after.environment),
         notes=_notes(before, after),
     )
 
@@ -304,7 +315,8 @@ _LOOPS = {
 }
 
 
-def _environment_warnings(before: Environment, after: Environment) -> tuple[str, ...]:
+def environment_differences(before: Environment, after: Environment) -> tuple[str, ...]:
+    """What differs of where two documents come from, and what of it makes figures mean nothing; each in words."""
     warnings = list(_in_words(_ENVIRONMENT_WORDS, before, after))
     for flag in sorted({*before.build, *after.build}):
         old, new = before.build.get(flag), after.build.get(flag)

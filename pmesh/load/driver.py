@@ -1,130 +1,95 @@
-"""Closed-loop load: sender tasks that keep at most a window of messages in flight.
+"""A load run from start to end: spawn the agents, warm up, send, wait until all is over, report.
 
-The sender's loop is part of what is measured and does nothing but build a payload and send it. All
-else (progress, memory, processor time) happens between rounds, when nothing is in flight, or on a
-timer a few times a second.
+All that is not sending (progress, memory, processor time, the series) happens between rounds, when nothing is
+in flight, or on a timer a few times a second.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import contextlib
 import gc
-import operator
+import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from pmesh import Agent, AgentRef, Coordinator, MailboxPolicy, handler
-from pmesh.errors import AgentStopped, InvalidArgument, InvalidType, MailboxFull
+from pmesh import AgentRef, Coordinator, LatencyRecorder, MailboxPolicy, Overflow
+from pmesh.load.drift import soak_of
 from pmesh.load.environment import Environment, describe_environment
-from pmesh.load.profiles import Profile, find_profile
-from pmesh.load.report import Counts, Report, Spread
+from pmesh.load.plan import Plan, make_plan
+from pmesh.load.profiles import Profile
+from pmesh.load.recording import Recording
+from pmesh.load.report import AgentRow, Counts, Injected, Point, Report, Spread
 from pmesh.load.resources import Meter, measure_overhead
-from pmesh.slo import DEFAULT_OBJECTIVES, Objective, judge
+from pmesh.load.senders import CyclingSender, Pacer, RoundSender, arrival_offsets
+from pmesh.load.subjects import Subject, name_of, quiet_failures, resolve
+from pmesh.slo import DEFAULT_OBJECTIVES, Objective, as_objective, judge
 
 if TYPE_CHECKING:
-    from pmesh import LatencyRecorder, Stats
+    from pmesh import Stats
 
 __all__ = ["Driver", "run"]
 
-Progress = Callable[[int], None]
-
-# The window is the capacity of every mailbox too.
-MOST_IN_FLIGHT = 1_000_000
+Progress = Callable[[float], None]
 
 # How many turns of the loop pass between two looks at the whole account while a round ends.
 TURNS_PER_LOOK = 64
 
-# How long a round may take to end after its last send. Load agents never wait, so only a message
-# that pmesh has lost count of takes that long.
-SETTLE_NS = 10_000_000_000
+# How long a run may take to end after its last send without any message ending. Load agents never wait, so
+# only a message that pmesh has lost count of takes that long; the user's own may.
+SETTLE_SECONDS = 10.0
 
-
-class LoadAgent(Agent):
-    """Counts what it gets: a second account, which the coordinator's is held against."""
-
-    __slots__ = ("received",)
-
-    def __init__(self, peers: list[LoadAgent]) -> None:
-        self.received = 0
-        peers.append(self)
-
-    @handler
-    async def receive_payload(self, payload: bytes) -> None:
-        self.received += 1
-
-
-class Sender:
-    """One of a profile's concurrent senders, and how many messages it gave to the mesh.
-
-    Args:
-        sends: `AgentRef.send` of the receiver of each message of one round, in order.
-        payload_bytes: Size of each payload, which is made anew for each message.
-    """
-
-    __slots__ = ("_payload_bytes", "_sends", "sent")
-
-    def __init__(self, sends: Sequence[Callable[[bytes], Awaitable[None]]], payload_bytes: int) -> None:
-        self._sends = sends
-        self._payload_bytes = payload_bytes
-        self.sent = 0
-
-    async def send_round(self) -> None:
-        """Send one round.
-
-        Cancel safety: `sent` counts what the mesh counts; the message in hand was not accepted.
-        """
-        fill = b"x"
-        size = self._payload_bytes
-        remaining = iter(self._sends)
-        in_hand = 1
-        try:
-            for send in remaining:
-                try:
-                    await send(fill * size)
-                except (MailboxFull, AgentStopped):
-                    # The mesh counted it sent and rejected, and that is what is reported.
-                    continue
-            in_hand = 0
-        finally:
-            # Counted from what is left, which costs the loop nothing.
-            self.sent += len(self._sends) - operator.length_hint(remaining) - in_hand
+# Over how long a breach is judged, and of how many latencies: 20 beyond the 99th percentile.
+BREACH_SECONDS = 1.0
+BREACH_LATENCIES = 2_000
 
 
 class Driver:
-    """Runs one profile once; `run` is the short way to it.
+    """Runs one plan once; `run` is the short way to it.
 
     Args:
-        profile: A profile, or the name of a shipped one.
-        window: Most messages in flight; the profile's concurrency by default.
+        plan: What to do; `make_plan` makes one.
+        agent: An agent class or a function agent to put under load, instead of the load tester's own.
+        payload: What makes a payload for it: a function of nothing, or of the message's number.
         objectives: What the report is judged by.
-        on_progress: Called with the number of messages handled so far, at the end of each round.
+        abort_on_breach: End the run at the first second in which one of the objectives does not hold.
+        soak: Fit the drift of p99 and of memory.
+        on_progress: Called with how far the run is: messages that are over, or seconds where the plan
+            has a duration.
 
     Raises:
-        InvalidArgument: No such profile, or a window outside 1 to 1,000,000.
-        InvalidType: `window` is not an int.
+        InvalidArgument: The agent and the payload do not fit together, or the payload factory raises.
+        InvalidType: `agent` is not an agent, or `payload` no function.
     """
 
     def __init__(
         self,
-        profile: Profile | str,
+        plan: Plan,
         *,
-        window: int | None = None,
-        objectives: Iterable[Objective] = DEFAULT_OBJECTIVES,
+        agent: Callable[..., Any] | None = None,
+        payload: Callable[..., object] | None = None,
+        objectives: Iterable[str | Objective] = DEFAULT_OBJECTIVES,
+        abort_on_breach: bool = False,
+        soak: bool = False,
         on_progress: Progress | None = None,
     ) -> None:
-        self.profile = find_profile(profile)
-        self.window = self.profile.concurrency if window is None else window
-        if isinstance(self.window, bool) or not isinstance(self.window, int):
-            raise InvalidType(f"window is {window!r}; it must be a whole number of messages")
-        if not 1 <= self.window <= MOST_IN_FLIGHT:
-            raise InvalidArgument(f"window is {window}; it must be from 1 to {MOST_IN_FLIGHT:,} messages in flight")
-        self._objectives = tuple(objectives)
+        self.plan = plan
+        self._subject = Subject(plan, agent, payload)
+        self._objectives = tuple(map(as_objective, objectives))
+        self._abort_on_breach = abort_on_breach
+        self._soak = soak
         self._on_progress = on_progress
-        self._sending: asyncio.Future[list[BaseException | None]] | None = None
+        self._sending: asyncio.Future[Any] | None = None
         self._stopped = False
+        self._aborted: str | None = None
         self._duration_ns = 0
+        self._sent = 0
+        self._unsent = 0
+        self._stops = 0
+        self._targets: list[AgentRef] = []
+        self._pacer: Pacer | None = None
+        self._recent: list[Point] = []
 
     def stop(self) -> None:
         """End the run early: senders stop, what is in flight is handled, and `run` returns.
@@ -132,56 +97,222 @@ class Driver:
         To be called in the event loop of `run`.
         """
         self._stopped = True
+        self._stop_sending()
+
+    def _stop_sending(self) -> None:
         if self._sending is not None:
             self._sending.cancel()
 
     async def run(self) -> Report:
-        """Spawn the agents, send all rounds, stop the agents, and report.
+        """Spawn the agents, send, stop the agents, and report.
 
         Raises:
             PmeshError: pmesh's own memory could not be measured.
+            InvalidArgument: The payload factory raised.
 
         Cancel safety: a cancelled call leaves nothing running, and its figures are lost; `stop`
         keeps them.
         """
+        plan = self.plan
         environment = describe_environment()
         overhead_bytes = await asyncio.to_thread(measure_overhead, environment.event_loop)
         # What earlier runs left behind should neither be counted here nor collected meanwhile.
         gc.collect()
-        agents: list[LoadAgent] = []
-        senders: list[Sender] = []
         meter = Meter()
-        mesh = Coordinator(f"load-{self.profile.name}", window=self.window)
-        with meter:
+        mesh = Coordinator(f"load-{plan.profile.name}", window=plan.window if plan.mode == "closed" else None)
+        with meter, quiet_failures():
             async with mesh:
-                refs = await self._spawn_agents(mesh, agents)
-                senders += self._make_senders(refs)
-                for number in range(1, self.profile.rounds + 1):
-                    if self._stopped:
-                        break
-                    await self._run_round(mesh, senders, refs[0], meter)
-                    meter.sample()
-                    if self._on_progress is not None:
-                        self._on_progress(number * self.profile.messages_per_round)
-        sent = sum(sender.sent for sender in senders)
-        received = sum(agent.received for agent in agents)
-        return self._report(mesh, sent, received, meter, overhead_bytes, environment)
+                for index in range(plan.profile.agents):
+                    self._targets.append(await self._spawn(mesh, index))
+                if plan.warmup_seconds:
+                    await self._warm_up(mesh)
+                received_before = self._subject.received
+                failures_before, delays_before = self._subject.failures, self._subject.delays
+                recording = Recording(
+                    mesh,
+                    self._targets,
+                    per_agent=plan.per_agent,
+                    is_open=plan.mode == "open",
+                    late=lambda: self._pacer.late() if self._pacer is not None else 0,
+                    on_point=self._on_point,
+                )
+                with recording:
+                    await self._measure(mesh, recording, meter)
+                rows = recording.rows()
+        stats = mesh.stats()
+        counts = Counts.of(stats).since(recording.before)
+        received = self._subject.received - received_before
+        injected = Injected(
+            failures=self._subject.failures - failures_before,
+            delays=self._subject.delays - delays_before,
+            stops=self._stops,
+        )
+        faults = find_faults(
+            stats,
+            counts,
+            sent=self._sent if self._subject.is_own else None,
+            received=received + injected.failures if self._subject.is_own else None,
+        )
+        return self._report(recording, counts, injected, rows, meter, overhead_bytes, environment, faults)
 
-    async def _spawn_agents(self, mesh: Coordinator, agents: list[LoadAgent]) -> list[AgentRef]:
-        mailbox = MailboxPolicy(capacity=self.window)
-        return [
-            await mesh.spawn(LoadAgent, agents, name=f"load-{number}", mailbox=mailbox)
-            for number in range(1, self.profile.agents + 1)
-        ]
+    async def _spawn(self, mesh: Coordinator, index: int) -> AgentRef:
+        plan = self.plan
+        factory, args = self._subject.factory(index)
+        mailbox = None
+        if plan.mode == "closed" or plan.capacity is not None or plan.overflow != "reject":
+            default = MailboxPolicy().capacity if plan.mode == "open" else plan.window
+            mailbox = MailboxPolicy(
+                capacity=default if plan.capacity is None else plan.capacity,
+                overflow=Overflow[plan.overflow.upper()],
+            )
+        return await mesh.spawn(factory, *args, name=f"load-{index + 1}", mailbox=mailbox, own_recorders=plan.per_agent)
 
-    def _make_senders(self, refs: list[AgentRef]) -> list[Sender]:
+    # Sending.
+
+    async def _warm_up(self, mesh: Coordinator) -> None:
+        """Send as the plan says, with nothing recorded, for as long as it says."""
+        await self._send(mesh, limit=None, seconds=self.plan.warmup_seconds)
+        await self._settle(mesh)
+        self._sent = self._unsent = 0
+
+    async def _measure(self, mesh: Coordinator, recording: Recording, meter: Meter) -> None:
+        plan = self.plan
+        self._recording = recording
+        in_rounds = (
+            plan.mode == "closed"
+            and plan.messages is None
+            and plan.duration_seconds is None
+            and self._subject.makes_bytes
+            and not plan.stop_every_seconds
+        )
+        senders = self._round_senders() if in_rounds else []
+        for _ in range(plan.profile.rounds if in_rounds else 1):
+            if self._stopped or self._aborted:
+                break
+            meter.start()
+            started_ns = time.monotonic_ns()
+            if in_rounds:
+                await self._until_sent([sender.send() for sender in senders])
+                self._sent = sum(sender.sent for sender in senders)
+            else:
+                limit = plan.messages
+                if limit is None and plan.duration_seconds is None:
+                    limit = plan.profile.messages
+                await self._send(mesh, limit=limit, seconds=plan.duration_seconds, measured=True)
+            await self._settle(mesh, recording)
+            self._duration_ns += time.monotonic_ns() - started_ns
+            meter.stop()
+            meter.sample()
+            self._show_progress(recording)
+
+    async def _send(
+        self, mesh: Coordinator, *, limit: int | None, seconds: float | None, measured: bool = False
+    ) -> None:
+        """Send `limit` messages, or for `seconds`, whichever ends first."""
+        plan = self.plan
+        make_payload = self._subject.make_payload
+        stopper: asyncio.Task[None] | None = None
+        if plan.stop_every_seconds and measured:
+            stopper = asyncio.create_task(self._stop_agents(mesh, plan.stop_every_seconds))
+        try:
+            if plan.rate_per_second is not None:
+                duration_ns = None if seconds is None else round(seconds * 1e9)
+                offsets = arrival_offsets(
+                    plan.rate_per_second, plan.arrival, messages=limit, duration_ns=duration_ns, seed=plan.seed
+                )
+                if duration_ns is None and limit is not None:
+                    duration_ns = round(limit * 1e9 / plan.rate_per_second)
+                self._pacer = Pacer(
+                    self._targets,
+                    make_payload,
+                    offsets,
+                    rate_per_second=plan.rate_per_second,
+                    duration_ns=duration_ns or 0,
+                )
+                await self._until_sent([self._pacer.send()])
+                self._sent += self._pacer.sent
+                self._unsent += self._pacer.unsent
+                return
+            concurrency = plan.profile.concurrency
+            senders = [
+                CyclingSender(self._targets, make_payload, first=number, step=concurrency, limit=limit)
+                for number in range(concurrency)
+            ]
+            timer = None
+            if seconds is not None:
+                timer = asyncio.get_running_loop().call_later(seconds, self._stop_sending)
+            try:
+                await self._until_sent([sender.send() for sender in senders], timed=timer is not None)
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                self._sent += sum(sender.sent for sender in senders)
+        finally:
+            if stopper is not None:
+                stopper.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await stopper
+
+    async def _until_sent(self, sends: Sequence[Any], *, timed: bool = False) -> None:
+        """Run the senders to their end, or until `stop`, a breach or the time ends them."""
+        tasks = [asyncio.ensure_future(send) for send in sends]
+        self._sending = asyncio.gather(*tasks)
+        if self._stopped or self._aborted:
+            self._sending.cancel()
+        try:
+            await self._sending
+        except asyncio.CancelledError:
+            # Ours when somebody ended the run; else that of the caller, who wants no figures.
+            task = asyncio.current_task()
+            ended = timed or self._stopped or self._aborted is not None
+            if not ended or (task is not None and task.cancelling()):
+                raise
+        finally:
+            self._sending = None
+            for left in tasks:
+                left.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _settle(self, mesh: Coordinator, recording: Recording | None = None) -> None:
+        """Wait until all that was sent is over; not forever: what is lost stays pending."""
+        turns = 0
+        pending = -1
+        give_up = 0.0
+        while True:
+            # The recorders are looked at instead of the account, because that costs less. What ended
+            # otherwise than handled or failed does not stand in them.
+            if recording is not None and self._subject.is_own and recording.handled >= self._sent:
+                return
+            if turns % TURNS_PER_LOOK == 0:
+                left = mesh.totals().pending
+                now = time.monotonic()
+                if not left:
+                    return
+                if left != pending:
+                    pending, give_up = left, now + max(SETTLE_SECONDS, 10 * self.plan.slow_ns / 1e9)
+                elif now > give_up:
+                    return
+            turns += 1
+            await asyncio.sleep(0 if turns < 50 * TURNS_PER_LOOK else 0.001)
+
+    async def _stop_agents(self, mesh: Coordinator, seconds: float) -> None:
+        """Every so often stop the next agent and spawn another one in its place."""
+        for number in itertools.count():
+            await asyncio.sleep(seconds)
+            index = number % len(self._targets)
+            stopped = self._targets[index]
+            await mesh.stop(stopped)
+            self._stops += 1
+            self._targets[index] = await self._spawn(mesh, index)
+
+    def _round_senders(self) -> list[RoundSender]:
         """Share a round's messages among the senders, so that each agent gets exactly its number.
 
         Each sender goes round the agents, and each starts at another one: they move in step, and
         would otherwise all send to the same agent at a time.
         """
-        profile = self.profile
-        sends = [ref.send for ref in refs] * profile.messages_per_agent
+        profile = self.plan.profile
+        sends = [ref.send for ref in self._targets] * profile.messages_per_agent
         total = len(sends)
         senders = []
         for number in range(profile.concurrency):
@@ -189,117 +320,172 @@ class Driver:
             last = total * (number + 1) // profile.concurrency
             share = sends[first:last]
             turn = number % len(share) if share else 0
-            senders.append(Sender(share[turn:] + share[:turn], profile.payload_bytes))
+            senders.append(RoundSender(share[turn:] + share[:turn], profile.payload_bytes))
         return senders
 
-    async def _run_round(self, mesh: Coordinator, senders: list[Sender], some_ref: AgentRef, meter: Meter) -> None:
-        handled = mesh.latency_of(some_ref).latency
-        meter.start()
-        started_ns = time.perf_counter_ns()
-        self._sending = asyncio.gather(*(sender.send_round() for sender in senders))
-        try:
-            await self._sending
-        except asyncio.CancelledError:
-            # Ours when `stop` asked for it; else that of the caller, who wants no figures.
-            task = asyncio.current_task()
-            if not self._stopped or (task is not None and task.cancelling()):
-                raise
-        self._sending = None
-        await self._settle(mesh, handled, sum(sender.sent for sender in senders))
-        self._duration_ns += time.perf_counter_ns() - started_ns
-        meter.stop()
+    # Watching.
 
-    async def _settle(self, mesh: Coordinator, handled: LatencyRecorder, sent: int) -> None:
-        """Wait until all that was sent is over, and not forever: what is lost stays pending."""
-        give_up_ns = time.perf_counter_ns() + SETTLE_NS
-        turns = 0
-        # The recorder is looked at instead of the account, because that costs nothing. What ended
-        # otherwise than handled or failed does not stand in it.
-        while handled.count < sent:
-            await asyncio.sleep(0)
-            turns += 1
-            if turns % TURNS_PER_LOOK == 0 and (not mesh.stats().pending or time.perf_counter_ns() > give_up_ns):
-                return
+    def _on_point(self, point: Point) -> None:
+        self._show_progress(self._recording)
+        if not self._abort_on_breach or self._aborted is not None:
+            return
+        self._recent.append(point)
+        if sum(point.interval_ns for point in self._recent) >= BREACH_SECONDS * 1e9:
+            self._aborted = self._find_breach(self._recent)
+            self._recent = []
+            if self._aborted is not None:
+                self._stop_sending()
+
+    def _find_breach(self, points: Sequence[Point]) -> str | None:
+        """The first objective that does not hold over `points`, in words."""
+        latency = LatencyRecorder()
+        for point in points:
+            latency.merge(point.recorder)
+        sent = sum(point.sent for point in points)
+        ended_badly = sum(point.failed for point in points)
+        seconds = sum(point.interval_ns for point in points) / 1e9
+        spread = Spread.of(latency)
+
+        def figure(name: str) -> float | None:
+            if name == "throughput":
+                return sum(point.handled for point in points) / seconds
+            if name == "success":
+                return 1.0 - ended_badly / sent if sent else None
+            if name in ("mean", "max") or (name.startswith("p") and latency.count >= BREACH_LATENCIES):
+                value: float = getattr(spread, name.replace(".", "_"))
+                return value
+            return None
+
+        for verdict in judge(figure, self._objectives):
+            if verdict.observed is not None and not verdict.passed:
+                return f"{verdict} in the second that ended at {points[-1].at_ns / 1e9:.1f} s"
+        return None
+
+    def _show_progress(self, recording: Recording) -> None:
+        if self._on_progress is not None:
+            timed = self.plan.duration_seconds is not None
+            self._on_progress(recording.elapsed_seconds if timed else recording.handled)
+
+    # Reporting.
 
     def _report(
         self,
-        mesh: Coordinator,
-        sent: int,
-        received: int,
+        recording: Recording,
+        counts: Counts,
+        injected: Injected,
+        agents: tuple[AgentRow, ...],
         meter: Meter,
         overhead_bytes: int,
         environment: Environment,
+        faults: Sequence[str],
     ) -> Report:
-        stats = mesh.stats()
+        recorders = recording.recorders
+        series = recording.series()
+        spreads = {f"{name}_ns": Spread.of(recorder) for name, recorder in recorders.items()}
         report = Report(
-            profile=self.profile,
-            mode="closed",
-            window=self.window,
-            counts=Counts.of(stats),
+            plan=self.plan,
+            counts=counts,
             duration_ns=self._duration_ns,
-            latency_ns=Spread.of(mesh.latency),
-            queue_ns=Spread.of(mesh.queue_time),
-            service_ns=Spread.of(mesh.service_time),
-            resources=meter.result(self.profile.agents),
+            **spreads,
+            unsent=self._unsent,
+            injected=injected,
+            recorders=recorders,
+            series=series,
+            agents=agents,
+            soak=soak_of(self._duration_ns, series) if self._soak else None,
+            resources=meter.result(self.plan.profile.agents),
             overhead_bytes=overhead_bytes,
             environment=environment,
-            faults=tuple(find_faults(stats, sent, received)),
+            faults=tuple(faults),
             interrupted=self._stopped,
+            aborted=self._aborted,
         )
-        return dataclasses.replace(report, slo=judge(report, self._objectives))
+        return report.judged(self._objectives)
 
 
-def find_faults(stats: Stats, sent: int, received: int) -> list[str]:
+def find_faults(stats: Stats, counts: Counts, *, sent: int | None, received: int | None) -> list[str]:
     """What is wrong with the account after a run, one sentence a side; empty when it balances.
 
     Args:
-        sent: What the senders say they sent.
-        received: What the agents say they received.
+        stats: The whole account of the coordinator.
+        counts: The part of it that was measured.
+        sent: What the senders say they sent; None where others sent as well.
+        received: What the agents say they received; None where they do not say.
     """
     faults = []
-    ended = stats.handled + stats.failed + stats.expired + stats.dropped + stats.dead
-    if stats.sent != stats.accepted + stats.rejected:
-        faults.append(f"sent {stats.sent} is not accepted {stats.accepted} + rejected {stats.rejected}")
-    if stats.accepted != ended + stats.pending:
+    ended = counts.handled + counts.failed + counts.expired + counts.dropped + counts.dead
+    if counts.sent != counts.accepted + counts.rejected:
+        faults.append(f"sent {counts.sent} is not accepted {counts.accepted} + rejected {counts.rejected}")
+    if counts.accepted != ended + counts.pending:
         faults.append(
-            f"accepted {stats.accepted} is not handled {stats.handled} + failed {stats.failed}"
-            f" + expired {stats.expired} + dropped {stats.dropped} + dead {stats.dead}"
-            f" + pending {stats.pending}"
+            f"accepted {counts.accepted} is not handled {counts.handled} + failed {counts.failed}"
+            f" + expired {counts.expired} + dropped {counts.dropped} + dead {counts.dead}"
+            f" + pending {counts.pending}"
         )
     if stats.imbalance is not None and not faults:
         faults.append(stats.imbalance)
     if stats.pending:
         faults.append(f"pending is {stats.pending} after the run, and must be 0")
-    if stats.sent != sent:
-        faults.append(f"the coordinator counted {stats.sent} sent, the senders {sent}")
-    if stats.handled + stats.failed != received:
-        faults.append(f"the coordinator counted {stats.handled} handled + {stats.failed} failed, the agents {received}")
+    if sent is not None and counts.sent != sent:
+        faults.append(f"the coordinator counted {counts.sent} sent, the senders {sent}")
+    if received is not None and counts.handled + counts.failed != received:
+        faults.append(
+            f"the coordinator counted {counts.handled} handled + {counts.failed} failed, the agents {received}"
+        )
     return faults
 
 
 async def run(
-    profile: Profile | str,
+    profile: Profile | str = "medium",
     *,
-    window: int | None = None,
-    objectives: Iterable[Objective] = DEFAULT_OBJECTIVES,
+    agent: Callable[..., Any] | str | None = None,
+    payload: Callable[..., object] | str | None = None,
+    objectives: Iterable[str | Objective] = DEFAULT_OBJECTIVES,
+    abort_on_breach: bool = False,
+    soak: bool = False,
     on_progress: Progress | None = None,
+    **changes: Any,
 ) -> Report:
-    """Put a profile's load on a coordinator of its own in the running event loop, and report.
+    """Put load on a coordinator of its own in the running event loop, and report.
 
     Args:
         profile: A profile, or the name of a shipped one: low, medium, high, extreme.
-        window: Most messages in flight; the profile's concurrency by default.
+        agent: Your own agent class, function agent or `functools.partial` of a class, or "module:name" of one.
+        payload: Makes a payload for it: a function of nothing, or of the message's number; or "module:name".
         objectives: What the report is judged by.
-        on_progress: Called with the number of messages handled so far, at the end of each round.
+        abort_on_breach: End the run at the first second in which one of the objectives does not hold.
+        soak: Fit the drift of p99 and of memory over the run.
+        on_progress: Called with messages that are over, or with seconds where there is a `duration`.
+        **changes: What `make_plan` takes: agents, messages, duration, rate, arrival, warmup, ...
 
     Returns:
         The report. `report.faults` is empty unless pmesh has lost count of a message.
 
     Raises:
-        InvalidArgument: No such profile, or a window outside 1 to 1,000,000.
+        InvalidArgument: A value that is not allowed, no such profile, an agent or a payload factory that
+            cannot be imported or do not fit together.
+        InvalidType: A value of the wrong type.
         PmeshError: pmesh's own memory could not be measured.
 
     Cancel safety: a cancelled call leaves nothing running, and its figures are lost.
     """
-    driver = Driver(profile, window=window, objectives=objectives, on_progress=on_progress)
+    if isinstance(agent, str):
+        agent = resolve(agent, "agent")
+    if isinstance(payload, str):
+        payload = resolve(payload, "payload")
+    plan = make_plan(
+        profile,
+        agent=None if agent is None else name_of(agent),
+        payload=None if payload is None else name_of(payload),
+        **changes,
+    )
+    driver = Driver(
+        plan,
+        agent=agent,
+        payload=payload,
+        objectives=objectives,
+        abort_on_breach=abort_on_breach,
+        soak=soak,
+        on_progress=on_progress,
+    )
     return await driver.run()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from pmesh.errors import PmeshError
+from pmesh.load.plan import Plan
 from pmesh.slo import SERIES_OF_TIMES, Objective, Verdict, as_objective, judge
 
 if TYPE_CHECKING:
@@ -48,60 +49,6 @@ class ObjectivesMissed(PmeshError, AssertionError):
     def __init__(self, text: str, verdicts: tuple[Verdict, ...]) -> None:
         super().__init__(text)
         self.verdicts = verdicts
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run was asked to do: the load, how it is sent, to whom, and what goes wrong on purpose.
-
-    Attributes:
-        profile: Agents, senders and payload size; for a closed loop also how many messages. What the
-            command line overrides is already in it.
-        window: Most messages in flight in a closed loop, and then the capacity of each mailbox as well.
-        rate_per_second: Of an open loop, over all senders; None for a closed loop.
-        arrival: "constant" or "poisson" gaps between the messages of an open loop.
-        messages: How many to send in all; None for the profile's number, or as many as `duration_seconds` takes.
-        duration_seconds: When sending ends; None to end with the last message.
-        warmup_seconds: Sent to before anything is counted.
-        capacity: Of each mailbox; None for the window (closed loop) or pmesh's default (open loop).
-        overflow: What a full mailbox does with a message: the name of a `pmesh.Overflow`.
-        agent: "module:name" of the agent class, or None for the load tester's own.
-        payload: "module:name" of the payload factory, or None for bytes of the profile's size.
-        fail_rate: Share of messages whose handler is made to raise, 0.0 to 1.0.
-        slow_agents: How many agents are made slow.
-        slow_ns: How long each of their handlers waits before it starts.
-        stop_every_seconds: How often an agent is stopped, to be replaced by a new one; None for never.
-        per_agent: Whether each agent has recorders of its own.
-        seed: Of the generators of arrival times and of failures.
-    """
-
-    profile: Profile
-    window: int
-    rate_per_second: float | None = None
-    arrival: str = "constant"
-    messages: int | None = None
-    duration_seconds: float | None = None
-    warmup_seconds: float = 0.0
-    capacity: int | None = None
-    overflow: str = "reject"
-    agent: str | None = None
-    payload: str | None = None
-    fail_rate: float = 0.0
-    slow_agents: int = 0
-    slow_ns: int = 0
-    stop_every_seconds: float | None = None
-    per_agent: bool = False
-    seed: int = 1
-
-    @property
-    def mode(self) -> str:
-        """ "open" or "closed"."""
-        return "closed" if self.rate_per_second is None else "open"
-
-    @property
-    def injects(self) -> bool:
-        """Whether anything goes wrong on purpose."""
-        return bool(self.fail_rate or self.slow_agents or self.stop_every_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +301,10 @@ class Report:
         value: float = getattr(spread, statistic.replace(".", "_"))
         return value
 
+    def judged(self, objectives: Iterable[Objective]) -> Report:
+        """This report with a verdict on each of `objectives`."""
+        return dataclasses.replace(self, slo=judge(self.figure, objectives))
+
     def require(self, *objectives: str | Objective) -> None:
         """Raise unless every one of `objectives` holds, such as "p99<5ms" and "success>=99.5%".
 
@@ -451,5 +402,8 @@ def as_document(environment: Environment, reports: Iterable[Report], searches: S
         "schema": SCHEMA,
         "environment": dataclasses.asdict(environment),
         "profiles": [report.as_dict() for report in reports],
-        "find_max": [dataclasses.asdict(search) for search in searches],
+        "find_max": [
+            {**dataclasses.asdict(search), "steps": [dataclasses.asdict(step) for step in search.steps]}
+            for search in searches
+        ],
     }

@@ -1,6 +1,7 @@
-"""What `pmesh load` shows to people: the progress bar, the tables and the closing line (rich).
+"""What `pmesh load` shows to people: progress, tables, the steps of a search, comparisons and the closing line (rich).
 
-Every line fits 80 columns, and nothing but text comes out where the output is no terminal.
+Every line fits 80 columns, and nothing but text comes out where the output is no terminal. The tables are made in
+`terminal_tables`, the sentences that other formats have as well in `findings`.
 """
 
 from __future__ import annotations
@@ -8,32 +9,53 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
-from pmesh.load.units import bytes_text, duration_text, observed_text, percent_text
+from pmesh.load.findings import load_text, notices_of, search_text
+from pmesh.load.terminal_tables import (
+    Marks,
+    account_lines,
+    comparison_table,
+    drift_text,
+    figures_table,
+    knee_table,
+    rate_text,
+    summary_table,
+    times_table,
+    verdicts_table,
+)
+from pmesh.load.units import duration_text, observed_text
 
 if TYPE_CHECKING:
+    from pmesh.load.compare import Breach, Comparison
     from pmesh.load.environment import Environment
-    from pmesh.load.profiles import Profile
-    from pmesh.load.report import Report
-    from pmesh.slo import Verdict
+    from pmesh.load.report import Report, Search, Step
+    from pmesh.slo import Objective
 
 __all__ = ["Screen"]
 
-# Drawing takes about 2 ms. It happens between rounds, outside what is measured, but a run of very
-# short rounds should not spend its time on it.
-DRAW_SECONDS = 0.1
+COLUMNS = 80
 
-# Below this share of a CPU a run says that it was not alone; shorter runs than this cannot tell.
-BUSY_SHARE = 0.9
-SHARE_NS = 100_000_000
+# The bar is drawn on the event loop of the run that it shows. That takes about 20 us, which a run of very
+# short rounds should not spend its time on, and which may show in the latency of few messages.
+DRAW_SECONDS = 0.25
+BAR_CELLS = 24
+
+# How long a run must have gone on before what is left of it can be told.
+ESTIMATE_SECONDS = 2.0
+
+# What a latency is, by the loop that it comes from.
+TIMES_FROM = {
+    "closed": "In a closed loop, latency runs from accept to the end of handling.",
+    "open": "In an open loop, latency runs from the intended send time to the end of handling.",
+}
 
 
 class Screen:
@@ -52,99 +74,133 @@ class Screen:
         self.failure: str | None = None
         self._file = file
         self._silent = silent
-        self._environment_shown = False
+        self._environment_shown = ""
         self._console = _Console(file=file, highlight=False)
         self._show_progress = show_progress and file.isatty() and not self._console.is_dumb_terminal
-        self._tick, self._cross = _marks(file)
+        self._marks = Marks(file)
 
     @contextlib.contextmanager
-    def progress(self, profile: Profile) -> Iterator[Callable[[int], None] | None]:
-        """A bar for the run of `profile`; yields what to call with the messages handled so far."""
+    def progress(self, description: str, total: float, unit: str) -> Iterator[Callable[[float], None] | None]:
+        """A bar for something that takes a while; yields what to call with how much of it is done.
+
+        Where no bar is shown, that is None.
+
+        Args:
+            total: How much there is to do, in `unit`, such as 5,000 "messages" or 60 "seconds".
+        """
         if not self._show_progress:
             yield None
             return
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-        )
-        task = bar.add_task(profile.name, total=profile.messages)
+        began = time.monotonic()
         drawn = 0.0
 
-        def advance(handled: int) -> None:
+        def advance(completed: float) -> None:
             nonlocal drawn
-            bar.update(task, completed=handled)
-            if time.monotonic() - drawn >= DRAW_SECONDS:
-                bar.refresh()
-                drawn = time.monotonic()
+            now = time.monotonic()
+            if now - drawn >= DRAW_SECONDS:
+                drawn = now
+                self._write_over(self._bar(description, completed, total, unit, now - began))
 
-        with bar:
-            bar.refresh()
+        advance(0.0)
+        try:
             yield advance
+        finally:
+            self._write_over("")
 
     def show_report(self, report: Report) -> None:
-        """One profile: its figures beside the reference's, and the verdict on each objective.
+        """One profile: its load, what speaks against the figures, the figures, and the verdict on each objective.
 
-        What they were measured on stands above the first.
+        What they were measured on stands above the first, and above each that was measured on something else.
         """
-        profile = report.profile
-        if not self._environment_shown:
-            self._environment_shown = True
-            self._print(Text(_environment_text(report.environment), style="dim"))
+        environment = _environment_text(report.environment)
+        if environment != self._environment_shown:
+            self._environment_shown = environment
+            self._print_prose(environment, style="dim")
         self._print()
-        self._print(Text(f"{profile.name}{' (interrupted)' if report.interrupted else ''}", style="bold"))
-        self._print(
-            Text(
-                f"{profile.agents} agents x {profile.messages_per_agent:,} messages"
-                f" x {profile.rounds} rounds, {profile.payload_bytes:,}-byte payloads;\n"
-                f"closed loop, {profile.concurrency} senders,"
-                f" at most {report.window:,} messages in flight",
-                style="dim",
-            )
-        )
-        self._print(_figures(report))
+        ended = " (aborted)" if report.aborted is not None else " (interrupted)" if report.interrupted else ""
+        self._print(Text(f"{report.profile.name}{ended}", style="bold"))
+        self._print_prose(load_text(report), style="dim")
+        self._print_prose(TIMES_FROM[report.mode], style="dim")
+        for notice in notices_of(report):
+            self._print_prose(f"note: {notice.text}", style="bold red" if notice.grave else "yellow")
         self._print()
-        self._print(self._verdicts(report.slo))
-        if report.duration_ns >= SHARE_NS and _cpu_share(report) < BUSY_SHARE:
-            share = f"{_cpu_share(report):.0%}"
-            self._print(
-                Text(
-                    f"note: this process had {share} of a CPU, and something else on this machine\n"
-                    "the rest; the figures are worse than they would be alone",
-                    style="yellow",
-                )
+        self._print(figures_table(report))
+        if report.mode == "open":
+            self._print()
+            self._print(times_table(report))
+        if report.counts.handled != report.counts.sent:
+            self._print()
+            for line in account_lines(report.counts):
+                self._print_prose(line)
+        if report.soak is not None:
+            self._print()
+            self._print_prose(
+                f"soak of {duration_text(report.soak.duration_ns)}, its first 10 % left out as start-up:", style="dim"
             )
+            for drift in (report.soak.p99, report.soak.rss):
+                self._print_prose(drift_text(drift), style="red" if drift.verdict == "growth" else "")
+        if report.slo:
+            self._print()
+            self._print(verdicts_table(report.slo, self._marks))
 
     def show_summary(self, reports: Sequence[Report]) -> None:
         """All profiles in one table, a line each."""
-        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
-        table.add_column("profile")
-        for heading in ("messages/s", "x ref.", "p50", "p99", "max", "success", "objectives"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for report in reports:
-            latency = report.latency_ns
-            reference = report.profile.reference
-            high = reference.throughput_high_per_second if reference else 0
-            held = len(report.slo) - len(report.missed)
-            table.add_row(
-                report.profile.name,
-                f"{report.throughput_per_second:,.0f}",
-                _factor(report.throughput_per_second, high),
-                duration_text(latency.p50),
-                duration_text(latency.p99),
-                duration_text(latency.max),
-                percent_text(report.success_rate),
-                Text(
-                    f"{held}/{len(report.slo)} {self._cross if report.missed else self._tick}",
-                    style="red" if report.missed else "green",
-                ),
-            )
         self._print()
-        self._print(table)
+        for mode in sorted({report.mode for report in reports}):
+            self._print_prose(TIMES_FROM[mode], style="dim")
+        self._print(summary_table(reports, self._marks))
+
+    def show_search_begin(self, profile: str, objective: Objective) -> None:
+        """What the steps that follow are for."""
+        self._print()
+        self._print(Text(f"{profile}: the highest rate with {objective.text}", style="bold"))
+        self._print_prose(TIMES_FROM["open"], style="dim")
+
+    def show_step(self, step: Step, objective: Objective) -> None:
+        """One run of a search, as it ends."""
+        holds = step.observed is not None and objective.holds(step.observed)
+        end = ": not sustained" if holds and not step.held else ""
+        self._print(
+            Text(
+                f"{self._marks.of(step.held):<{self._marks.width}} {rate_text(step.rate_per_second):>12}"
+                f"  {objective.figure} {observed_text(objective.figure, step.observed)},"
+                f" {rate_text(step.throughput_per_second)} handled{end}",
+                style="green" if step.held else "red",
+            )
+        )
+
+    def show_search(self, search: Search) -> None:
+        """What a search found: its rates in order, and how p99 grows with them."""
+        self._print()
+        self._print_prose(search_text(search), style="bold")
+        if not search.steps:
+            return
+        self._print_prose("Medians of the runs of each rate; open loop, p99 on a log scale:", style="dim")
+        self._print(knee_table(search, self._marks))
+
+    def show_comparison(self, comparison: Comparison, breaches: Sequence[Breach]) -> None:
+        """Two documents side by side, what warns of comparing them, and the limits that are not kept."""
+        for side, document in (("before", comparison.before), ("after", comparison.after)):
+            environment = document.environment
+            self._print_prose(f"{side}: {_environment_text(environment)}, {environment.started_at}", style="dim")
+        for warning in comparison.warnings:
+            self._print_prose(f"WARNING: {warning}", style="bold red")
+        for note in comparison.notes:
+            self._print_prose(f"note: {note}", style="yellow")
+        for profile in comparison.profiles:
+            self._print()
+            self._print(Text(profile.name, style="bold"))
+            for mode in sorted({profile.before.mode, profile.after.mode}):
+                self._print_prose(TIMES_FROM[mode], style="dim")
+            for warning in profile.warnings:
+                self._print_prose(f"WARNING: {warning}", style="bold red")
+            self._print(comparison_table(profile))
+        self._print()
+        for side, names in (("before", comparison.only_before), ("after", comparison.only_after)):
+            if names:
+                self._print_prose(f"only {side}: {', '.join(names)}", style="yellow")
+        for breach in breaches:
+            self._print_prose(f"{self._marks.of(False)} {breach}", style="bold red")
 
     def show_outcome(self, text: str, *, good: bool) -> None:
         """The last line: what the exit code says."""
@@ -157,22 +213,40 @@ class Screen:
         try:
             self._console.print(*shown)
         except OSError as error:
-            self.failure = error.strerror or type(error).__name__
-            _discard_rest(self._file)
+            self._give_up(error)
 
-    def _verdicts(self, verdicts: Sequence[Verdict]) -> Table:
-        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
-        table.add_column("")
-        table.add_column("objective", no_wrap=True)
-        table.add_column("observed", justify="right", no_wrap=True)
-        for verdict in verdicts:
-            mark = self._tick if verdict.passed else self._cross
-            table.add_row(
-                Text(mark, style="green" if verdict.passed else "bold red"),
-                verdict.objective.text,
-                observed_text(verdict.objective.figure, verdict.observed),
-            )
-        return table
+    def _print_prose(self, text: str, style: str = "") -> None:
+        # A number and its unit stay in one line.
+        bound = re.sub(r"(?<=\d) (?=[A-Za-z])", "\0", text)
+        lines = textwrap.fill(bound, COLUMNS, break_on_hyphens=False).replace("\0", " ")
+        self._print(Text(lines, style=style))
+
+    def _write_over(self, line: str) -> None:
+        """Put `line` in the place of the one that the cursor is in, which stays there."""
+        if self.failure is not None:
+            return
+        try:
+            self._file.write(f"\r\x1b[2K{line}")
+            self._file.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.failure = error.strerror or type(error).__name__
+        _discard_rest(self._file)
+
+    def _bar(self, description: str, completed: float, total: float, unit: str, seconds: float) -> str:
+        share = min(completed / total, 1.0) if total else 1.0
+        cells = int(share * BAR_CELLS)
+        left = ""
+        if seconds >= ESTIMATE_SECONDS and 0 < share < 1:
+            left = f", {_clock_text(seconds / share - seconds)} left"
+        line = (
+            f"{description} {self._marks.block * cells}{self._marks.blank * (BAR_CELLS - cells)}"
+            f" {completed:.0f}/{total:.0f} {unit}{left}"
+        )
+        # A line that wraps could not be written over.
+        return line[: min(self._console.width, COLUMNS) - 1]
 
 
 class _Console(Console):
@@ -197,63 +271,7 @@ def _environment_text(environment: Environment) -> str:
     )
 
 
-def _figures(report: Report) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for heading in ("pmesh", "reference", "factor"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    latency = report.latency_ns
-    reference = report.profile.reference
-    resources = report.resources
-    counts = report.counts
-    table.add_row("total", f"{counts.sent:,}", f"{report.profile.messages:,}" if reference else "")
-    table.add_row(
-        "success",
-        percent_text(report.success_rate),
-        percent_text(reference.success_rate) if reference else "",
-    )
-    if reference:
-        low, high = reference.throughput_low_per_second, reference.throughput_high_per_second
-        table.add_row(
-            "throughput",
-            f"{report.throughput_per_second:,.0f}/s",
-            f"{low:,.0f}-{high:,.0f}/s",
-            _factor(report.throughput_per_second, high),
-        )
-    else:
-        table.add_row("throughput", f"{report.throughput_per_second:,.0f}/s")
-    table.add_row("mean", duration_text(latency.mean))
-    for name in ("p50", "p95", "p99", "max"):
-        observed: int = getattr(latency, name)
-        told: int = getattr(reference, f"{name}_ns") if reference else 0
-        table.add_row(
-            name,
-            duration_text(observed),
-            duration_text(told) if told else "",
-            _factor(told, observed) if told else "",
-        )
-    table.add_row("duration", duration_text(report.duration_ns))
-    table.add_row("memory per agent", bytes_text(resources.rss_bytes_per_agent))
-    table.add_row("CPU", f"{report.cpu_seconds:.2f} s, {_cpu_share(report):.0%}")
-    return table
-
-
-def _cpu_share(report: Report) -> float:
-    """Processor time by duration: about 1 in a closed loop, which never waits, on a free CPU."""
-    return report.cpu_seconds * 1e9 / report.duration_ns if report.duration_ns else 0.0
-
-
-def _marks(file: TextIO) -> tuple[str, str]:
-    try:
-        "✓✗".encode(file.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return "ok", "MISSED"
-    return "✓", "✗"
-
-
-def _factor(better: float, worse: float) -> str:
-    """How many times one figure is the other; for times, the reference's over pmesh's."""
-    if not better or not worse:
-        return ""
-    factor = better / worse
-    return f"{factor:,.0f}x" if factor >= 10 else f"{factor:.1f}x"
+def _clock_text(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from pmesh.load import compare, html
 from pmesh.load.axes import linear_axis, log_axis, percentile_axis, time_axis
-from pmesh.load.compare_page import compare_page
 from pmesh.load.document import Document
 from pmesh.load.plots import HEIGHT_PIXELS, LABEL_PIXELS, Line, condense, spread_apart
 from pmesh.load.profiles import Profile
@@ -176,7 +175,7 @@ def compared() -> str:
     comparison = compare.compare(
         Document(load_samples.ENVIRONMENT, (before, load_samples.report("high")), ()), Document(other, (after,), ())
     )
-    return compare_page(comparison, comparison.breaches([compare.parse_limit("p99:10%")]))
+    return html.compare_page(comparison, comparison.breaches([compare.parse_limit("p99:10%")]))
 
 
 PAGES: dict[str, Callable[[], str]] = {

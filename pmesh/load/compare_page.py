@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pmesh.load.figures import percentile_plot
 from pmesh.load.findings import Notice, environment_line
-from pmesh.load.html import header, page, section, show_notices
 from pmesh.load.markup import Markup, element, table
+from pmesh.load.page import header, page, section, show_notices
 from pmesh.units import duration_text, observed_text
 
 if TYPE_CHECKING:

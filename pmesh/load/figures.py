@@ -139,8 +139,9 @@ def series_figures(place: str, report: Report, most_values: int) -> list[Markup]
         "max": [_time(point.latency_max_ns, point) for point in series],
     }
     if report.soak is not None:
-        memory["fitted"] = _fitted(report.soak.rss, series)
-        times["p99 fitted"] = _fitted(report.soak.p99, series)
+        for lines, name, drift in ((memory, "fitted", report.soak.rss), (times, "p99 fitted", report.soak.p99)):
+            if drift.verdict != "too few points":
+                lines[name] = _fitted(drift, series)
     deepest = max(point.pending for point in series)
     peak = max(point.rss_bytes for point in series)
     share: dict[str, list[float | None]] = {

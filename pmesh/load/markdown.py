@@ -160,7 +160,7 @@ def _profile(name: str, report: Report) -> Iterator[str]:
                     drift.figure,
                     text(drift.start),
                     *(
-                        f"{'-' if slope < 0 else '+'}{text(abs(slope))}"
+                        "-" if drift.verdict == "too few points" else f"{'-' if slope < 0 else '+'}{text(abs(slope))}"
                         for slope in (drift.slope_per_hour, drift.low_per_hour, drift.high_per_hour)
                     ),
                     f"{drift.points:,}",
@@ -277,7 +277,7 @@ def _objectives(reports: Sequence[Report], names: Sequence[str]) -> Iterator[str
         (
             name,
             verdict.objective.text,
-            observed_text(verdict.objective.figure, verdict.observed),
+            verdict.observed_text,
             _mark(verdict.passed, "held", "missed"),
         )
         for report, name in zip(reports, names, strict=True)

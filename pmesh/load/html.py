@@ -22,6 +22,7 @@ from pmesh.load.findings import (
     factor_text,
     latency_meaning,
     load_text,
+    name_among,
     notices_of,
     recommend,
     search_text,
@@ -137,7 +138,7 @@ def _profile(place: str, name: str, report: Report, most_values: int) -> Markup:
         element("h3", "Over time"),
         element("div", *over_time, class_="plots")
         if over_time
-        else element("p", "This report has no series.", class_="dim"),
+        else element("p", f"Too few intervals to plot: {len(report.series)}.", class_="dim"),
         _drift(report),
         element("h3", "Account"),
         _account(report),
@@ -308,7 +309,9 @@ def _search(place: str, search: Search) -> Markup:
 
 def _conclusions(reports: Sequence[Report], searches: Sequence[Search]) -> Markup:
     basis, alerts = alerts_of(reports)
-    source = "no run holds every objective" if basis is None else f"from {basis.profile.name} ({basis.mode} loop)"
+    source = (
+        "no run holds every objective" if basis is None else f"from {name_among(reports, basis)} ({basis.mode} loop)"
+    )
     return section(
         "conclusions",
         "What follows",

@@ -148,6 +148,14 @@ def test_the_verdict_is_good_only_when_every_objective_holds():
     assert verdict_text([dataclasses.replace(good, slo=())]) == ("No objective was judged.", None)
 
 
+def test_profiles_that_ran_twice_are_told_apart():
+    report = load_samples.report()
+    other = dataclasses.replace(report, interrupted=True)
+    assert verdict_text([report, other])[0] == (
+        "2 of 14 objectives missed: low (1) throughput>=5000/s; low (2) throughput>=5000/s."
+    )
+
+
 def test_the_highest_profile_that_holds_is_the_one_of_most_agents():
     reports = [judged(load_samples.report(name), "p99<5ms") for name in ("low", "high", "medium")]
     assert highest_holding(reports) is reports[1]

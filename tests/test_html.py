@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from pmesh.load import compare, html
 from pmesh.load.axes import linear_axis, log_axis, percentile_axis, time_axis
-from pmesh.load.compare_page import compare_page
 from pmesh.load.document import Document
 from pmesh.load.plots import HEIGHT_PIXELS, LABEL_PIXELS, Line, condense, spread_apart
 from pmesh.load.profiles import Profile
@@ -162,6 +161,25 @@ def long_names() -> Report:
     )
 
 
+def gaps() -> Report:
+    """A run in which every other interval handled nothing."""
+    report = load_samples.report(open_loop=True)
+    idle = {"handled": 0, "latency_count": 0, "latency_p50_ns": 0, "latency_p99_ns": 0, "latency_max_ns": 0}
+    series = tuple(
+        dataclasses.replace(point, **idle) if number % 2 else point for number, point in enumerate(report.series)
+    )
+    return dataclasses.replace(report, series=series)
+
+
+def idle() -> Report:
+    """Intervals in which nothing at all happened."""
+    point = dataclasses.replace(
+        gaps().series[1], sent=0, pending=0, rss_bytes=0, cpu_seconds=0.0, interval_ns=0, at_ns=0
+    )
+    series = tuple(dataclasses.replace(point, at_ns=number) for number in range(5))
+    return dataclasses.replace(nothing_handled(), series=series)
+
+
 def render(reports: Sequence[Report], searches: Sequence[Search] = ()) -> str:
     return html.render(reports[0].environment if reports else load_samples.ENVIRONMENT, reports, searches)
 
@@ -176,7 +194,7 @@ def compared() -> str:
     comparison = compare.compare(
         Document(load_samples.ENVIRONMENT, (before, load_samples.report("high")), ()), Document(other, (after,), ())
     )
-    return compare_page(comparison, comparison.breaches([compare.parse_limit("p99:10%")]))
+    return html.compare_page(comparison, comparison.breaches([compare.parse_limit("p99:10%")]))
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -188,6 +206,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "long names": lambda: render(
         [long_names()], [dataclasses.replace(SEARCH, profile=NASTY, objective="success>=99%")]
     ),
+    "gaps": lambda: render([gaps(), idle()]),
     "searches alone": lambda: render([], [SEARCH]),
     "comparison": compared,
 }
@@ -261,6 +280,12 @@ def test_each_percentile_line_ends_at_its_exact_maximum():
     last = re.findall(r"<tr data-x.*?</tr>", figure[: figure.index("</figure>")])[-1]
     maxima = [duration_text(recorder.max) for recorder in report.recorders.values()]
     assert sorted(re.findall(r"<td>(.*?)</td>", last)) == sorted(maxima)
+
+
+def test_an_interval_between_two_gaps_is_a_dot():
+    text = TEXTS["gaps"]
+    figure = text[text.index('id="profile-0-latency"') : text.index('id="profile-0-depth"')]
+    assert re.findall(r'<path class="(l\d dots)" d="(?:M\d+ \d+h0){5}"/>', figure) == ["l0 dots", "l1 dots", "l2 dots"]
 
 
 def test_a_stall_of_one_second_in_an_hour_is_in_the_page():
@@ -419,14 +444,15 @@ addEventListener("load", () => {
       const column = [...agents.tHead.rows[0].cells].findIndex((cell) => cell.textContent === "p99");
       if (column > 0) {
         sorted = [1, 2].map(() => {
-          agents.tHead.rows[0].cells[column].querySelector("button").click();
+          agents.tHead.rows[0].cells[column].querySelector("button")?.click();
           return agents.tBodies[0].rows[0].cells[column].textContent;
         });
       }
     }
     seen[frame.id] = {
       failures: view.failures, width: doc.documentElement.scrollWidth, shown: doc.documentElement.clientWidth,
-      plots: plots.length, undrawn: undrawn(doc), outside: textsOutside(doc, doc.documentElement.clientWidth), overlapping: overlapping(doc), read, sorted,
+      outside: textsOutside(doc, doc.documentElement.clientWidth), overlapping: overlapping(doc),
+      plots: plots.length, undrawn: undrawn(doc), read, sorted,
     };
   }
   document.getElementById("seen").textContent = JSON.stringify(seen);
@@ -490,7 +516,8 @@ def test_every_plot_is_drawn_with_all_its_texts_in_the_page(opened):
         "shipped profiles": 1 + 4 * 6 + 1,
         "open-loop soak with failures": 6,
         "nothing handled": 0,
-        "long names": 6 + 1,
+        "long names": 1 + 1,
+        "gaps": 6 + 4,
         "searches alone": 1,
         "comparison": 1,
     }

@@ -19,7 +19,7 @@ def read(text: str) -> list[dict[str, str]]:
 
 def test_each_profile_is_a_row_of_its_figures_in_base_units():
     reports = [load_samples.report("low"), load_samples.report("extreme")]
-    low, extreme = read(tables.profiles_csv(load_samples.ENVIRONMENT, reports))
+    low, extreme = read(tables.render(load_samples.ENVIRONMENT, reports))
     assert (low["profile"], extreme["profile"]) == ("low", "extreme")
     assert int(low["latency_ns.p99_9"]) == reports[0].latency_ns.p99_9
     assert float(low["throughput_per_second"]) == 500.0
@@ -32,7 +32,7 @@ def test_each_profile_is_a_row_of_its_figures_in_base_units():
 def test_columns_are_named_as_in_the_json():
     report = load_samples.report(open_loop=True)
     document = report.as_dict()
-    (row,) = read(tables.profiles_csv(load_samples.ENVIRONMENT, [report]))
+    (row,) = read(tables.render(load_samples.ENVIRONMENT, [report]))
     for column, cell in row.items():
         outer, _, inner = column.partition(".")
         if outer in ("environment", "slo", "soak"):
@@ -42,10 +42,10 @@ def test_columns_are_named_as_in_the_json():
 
 
 def test_closed_and_open_loops_have_the_same_columns():
-    closed = tables.profiles_csv(load_samples.ENVIRONMENT, [load_samples.report()])
+    closed = tables.render(load_samples.ENVIRONMENT, [load_samples.report()])
     drift = Drift("rss", 1.0, 2.0, -1.0, 3.0, 10, "no growth")
     soaked = load_samples.report(open_loop=True, soak=Soak(10**10, drift, drift))
-    opened = tables.profiles_csv(load_samples.ENVIRONMENT, [soaked])
+    opened = tables.render(load_samples.ENVIRONMENT, [soaked])
     assert closed.splitlines()[0] == opened.splitlines()[0]
     assert read(closed)[0]["send_delay_ns.p99"] == ""
     assert int(read(opened)[0]["send_delay_ns.p99"]) == soaked.send_delay_ns.p99
@@ -53,7 +53,7 @@ def test_closed_and_open_loops_have_the_same_columns():
 
 
 def test_missed_objectives_stand_in_the_row():
-    (row,) = read(tables.profiles_csv(load_samples.ENVIRONMENT, [load_samples.report()]))
+    (row,) = read(tables.render(load_samples.ENVIRONMENT, [load_samples.report()]))
     assert row["slo.missed"] == "throughput>=5000/s"
     assert int(row["slo.held"]) == 6
 
@@ -63,7 +63,7 @@ def test_text_that_a_spreadsheet_would_compute_is_made_text(name):
     report = load_samples.report()
     profile = dataclasses.replace(report.profile, name=name)
     report = dataclasses.replace(report, plan=dataclasses.replace(report.plan, profile=profile))
-    (row,) = read(tables.profiles_csv(load_samples.ENVIRONMENT, [report]))
+    (row,) = read(tables.render(load_samples.ENVIRONMENT, [report]))
     assert row["profile"] == f"'{name}"
     assert all(interval["profile"] == f"'{name}" for interval in read(tables.series_csv([report])))
 
@@ -71,13 +71,13 @@ def test_text_that_a_spreadsheet_would_compute_is_made_text(name):
 def test_negative_numbers_stay_numbers():
     report = load_samples.report()
     resources = dataclasses.replace(report.resources, rss_bytes_per_agent=-4_096)
-    (row,) = read(tables.profiles_csv(load_samples.ENVIRONMENT, [dataclasses.replace(report, resources=resources)]))
+    (row,) = read(tables.render(load_samples.ENVIRONMENT, [dataclasses.replace(report, resources=resources)]))
     assert row["resources.rss_bytes_per_agent"] == "-4096"
 
 
 def test_names_with_commas_quotes_and_line_ends_come_back_whole():
     environment = dataclasses.replace(load_samples.ENVIRONMENT, cpu='a "b", c\nd')
-    (row,) = read(tables.profiles_csv(environment, [load_samples.report()]))
+    (row,) = read(tables.render(environment, [load_samples.report()]))
     assert row["environment.cpu"] == 'a "b", c\nd'
 
 

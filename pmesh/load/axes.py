@@ -65,7 +65,7 @@ def _round_up(value: float) -> float:
 def log_axis(values: Iterable[float], text: Callable[[float], str], *, headroom: float = HEADROOM) -> Axis:
     """A decimal logarithmic axis for `values`; those below 1 stand at its lower end."""
     known = [max(1.0, value) for value in values] or [1.0]
-    low, high = _series_125(min(known), up=False), _series_125(headroom * max(known), up=True)
+    low, high = _series_125(max(1.0, min(known) / headroom), up=False), _series_125(headroom * max(known), up=True)
     if high / low < 9.9:
         low, high = 10.0 ** math.floor(math.log10(low) + 1e-9), 10.0 ** math.ceil(math.log10(high) - 1e-9)
     if high <= low:
@@ -126,4 +126,6 @@ def _clock_text(seconds: float, step: float) -> str:
         return f"{seconds / 3600:g} h"
     if step >= 60:
         return f"{seconds / 60:g} min"
+    if step < 0.1:
+        return f"{1000 * seconds:.6g} ms"
     return f"{seconds:.6g} s"

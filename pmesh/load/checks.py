@@ -161,6 +161,6 @@ def _check_run(report: Report) -> Iterator[Check]:
 
 def _planned_messages(report: Report) -> int | None:
     plan = report.plan
-    if plan.messages is not None:
-        return plan.messages
-    return None if plan.duration_seconds is not None else plan.profile.messages
+    if plan.duration_seconds is not None:
+        return None
+    return plan.profile.messages if plan.messages is None else plan.messages

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pmesh.load.figures import percentile_plot
 from pmesh.load.findings import Notice, environment_line
-from pmesh.load.html import header, page, section, show_notices
 from pmesh.load.markup import Markup, element, table
+from pmesh.load.page import header, page, section, show_notices
 from pmesh.units import duration_text, observed_text
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _profile(place: str, profile: ProfileComparison) -> Markup:
         show_notices([Notice(warning, True) for warning in profile.warnings]),
         table(
             f"Change of {profile.name}",
-            ("figure", "before", "after", "change", "", ""),
+            ("figure", "change", "", "before", "after"),
             [_row(change) for change in profile.changes],
         ),
         plot or element("p", "No times, so nothing to plot.", class_="dim"),
@@ -81,10 +81,5 @@ def _row(change: Change) -> tuple[str, ...]:
         moved = element(
             "span", "worse" if change.is_worse else "better", class_="missed" if change.is_worse else "held"
         )
-    return (
-        change.figure,
-        *("-" if value is None else observed_text(change.figure, value) for value in (change.before, change.after)),
-        "" if ratio is None else f"{ratio:+.1%}",
-        "" if change.remark else moved,
-        change.remark,
-    )
+    values = ("-" if value is None else observed_text(change.figure, value) for value in (change.before, change.after))
+    return (change.figure, "" if ratio is None else f"{ratio:+.1%}", change.remark or moved, *values)

@@ -18,7 +18,7 @@ from pmesh.units import bytes_text, duration_text
 
 if TYPE_CHECKING:
     from pmesh import LatencyRecorder
-    from pmesh.load.report import Drift, Point, Report, Search
+    from pmesh.load.report import Drift, Report, Search
 
 __all__ = ["percentile_figure", "percentile_plot", "scaling_figure", "search_figure", "series_figures"]
 
@@ -26,15 +26,21 @@ __all__ = ["percentile_figure", "percentile_plot", "scaling_figure", "search_fig
 POINTS_PER_NINE = 20
 NAMED_PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 99.9999)
 
+# Fewer intervals than this are dots, which say no more than the tables.
+FEWEST_INTERVALS = 3
+
+# What a plot over time shows: values of each interval by the name of their line.
+Lines = dict[str, list[float | None]]
+
 # Percentiles that an objective may be about, which stand in the percentile plot.
 PERCENTILE_OF_FIGURE = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9, "p99.99": 99.99}
 
 
 def percentile_figure(place: str, report: Report) -> Markup | None:
     """Every time of a report by percentile, and the objectives about its latency; None without histograms."""
-    recorders = {
-        name.replace("_", " "): report.recorders[name] for name in series_names(report) if name in report.recorders
-    }
+    # In a closed loop the response is the latency, and its line would hide the other.
+    shown = [name for name in series_names(report) if report.mode == "open" or name != "response"]
+    recorders = {name.replace("_", " "): report.recorders[name] for name in shown if name in report.recorders}
     latency = report.latency_ns
     summary = (
         f"Latency, {report.mode} loop: p50 {duration_text(latency.p50)}, p99 {duration_text(latency.p99)},"
@@ -112,76 +118,96 @@ def _percentile_text(percentile: float) -> str:
 
 
 def series_figures(place: str, report: Report, most_values: int) -> list[Markup]:
-    """The run over time: throughput, latency, queue depth, memory and processor time.
+    """The run over time: throughput, latency, queue depth, memory and processor time; none of too short a run.
 
     Args:
         most_values: How many values each line has at most; a stretch of many keeps its least and greatest.
     """
     series = report.series
-    if not series:
+    if len(series) < FEWEST_INTERVALS:
         return []
-    over_time = _OverTime(place, series, most_values)
-    latency, mode = report.latency_ns, report.mode
-    throughput: dict[str, list[float | None]] = {"handled": [point.throughput_per_second for point in series]}
-    if any(point.failed for point in series):
-        throughput["not handled"] = [point.failed * 1e9 / max(1, point.interval_ns) for point in series]
-    rules = []
-    if report.plan.rate_per_second is not None:
-        rules.append(Rule("rate asked", report.plan.rate_per_second))
-    depth: dict[str, list[float | None]] = {"pending": [float(point.pending) for point in series]}
-    if mode == "open":
-        depth["late"] = [float(point.late) for point in series]
-    memory: dict[str, list[float | None]] = {"resident": [float(point.rss_bytes) for point in series]}
-    p99s = [_time(point.latency_p99_ns, point) for point in series]
-    times = {
-        "p50": [_time(point.latency_p50_ns, point) for point in series],
-        "p99": p99s,
-        "max": [_time(point.latency_max_ns, point) for point in series],
-    }
-    if report.soak is not None:
-        memory["fitted"] = _fitted(report.soak.rss, series)
-        times["p99 fitted"] = _fitted(report.soak.p99, series)
-    deepest = max(point.pending for point in series)
-    peak = max(point.rss_bytes for point in series)
-    share: dict[str, list[float | None]] = {
-        "CPU": [point.cpu_seconds * 1e9 / max(1, point.interval_ns) for point in series]
-    }
-    return [
-        over_time.plot(
-            "throughput", "Throughput over time", f"{report.throughput_per_second:,.0f} messages/s on the whole.",
-            throughput, _rate_text, rules=rules,
-        ),
-        over_time.plot(
-            "latency", f"Latency over time ({mode} loop)",
-            f"p99 of the whole {duration_text(latency.p99)}, max {duration_text(latency.max)}.",
-            times, duration_text, logarithmic=True,
-        ),
-        over_time.plot(
-            "depth", "Queue depth over time", f"At most {deepest:,} messages pending at the end of an interval.",
-            depth, _count_text,
-        ),
-        over_time.plot(
-            "memory", "Resident memory over time", f"At most {bytes_text(peak)}.", memory, bytes_text, from_zero=False
-        ),
-        over_time.plot("cpu", "Processor time over time, in CPUs", "Of the whole process.", share, _share_text),
-    ]  # fmt: skip
+    over_time = _OverTime(place, report, most_values)
+    plots = [over_time.throughput()]
+    if any(point.latency_count for point in series):
+        plots.append(over_time.latency())
+    return [*plots, over_time.depth(), over_time.memory(), over_time.processor()]
 
 
 class _OverTime:
-    """Plots over the intervals of one series."""
+    """Plots over the intervals of one report."""
 
-    def __init__(self, place: str, series: Sequence[Point], most_values: int) -> None:
+    def __init__(self, place: str, report: Report, most_values: int) -> None:
         self._place = place
+        self._report = report
+        self._series = report.series
         self._most_values = most_values
-        self._seconds = [point.at_ns / 1e9 for point in series]
+        self._seconds = [point.at_ns / 1e9 for point in report.series]
         self._x = time_axis(self._seconds[-1])
 
-    def plot(
+    def throughput(self) -> Markup:
+        report, series = self._report, self._series
+        lines: Lines = {"handled": [point.throughput_per_second for point in series]}
+        if any(point.failed for point in series):
+            lines["not handled"] = [point.failed * 1e9 / max(1, point.interval_ns) for point in series]
+        asked = report.plan.rate_per_second
+        return self._plot(
+            "throughput",
+            "Throughput over time",
+            f"{report.throughput_per_second:,.0f} messages/s on the whole.",
+            lines,
+            _rate_text,
+            rules=[] if asked is None else [Rule("rate asked", asked)],
+        )
+
+    def latency(self) -> Markup:
+        report = self._report
+        lines: Lines = {
+            name: [
+                float(getattr(point, f"latency_{name}_ns")) if point.latency_count else None for point in self._series
+            ]
+            for name in ("p50", "p99", "max")
+        }
+        if report.soak is not None:
+            self._add_fit(lines, "p99 fitted", report.soak.p99)
+        return self._plot(
+            "latency",
+            f"Latency over time ({report.mode} loop)",
+            f"p99 of the whole {duration_text(report.latency_ns.p99)}, max {duration_text(report.latency_ns.max)}.",
+            lines,
+            duration_text,
+            logarithmic=True,
+        )
+
+    def depth(self) -> Markup:
+        lines: Lines = {"pending": [float(point.pending) for point in self._series]}
+        if self._report.mode == "open":
+            lines["late"] = [float(point.late) for point in self._series]
+        deepest = max(point.pending for point in self._series)
+        told = f"At most {deepest:,} messages pending at the end of an interval."
+        return self._plot("depth", "Queue depth over time", told, lines, _count_text)
+
+    def memory(self) -> Markup:
+        lines: Lines = {"resident": [float(point.rss_bytes) for point in self._series]}
+        if self._report.soak is not None:
+            self._add_fit(lines, "fitted", self._report.soak.rss)
+        told = f"At most {bytes_text(max(point.rss_bytes for point in self._series))}."
+        return self._plot("memory", "Resident memory over time", told, lines, bytes_text, from_zero=False)
+
+    def processor(self) -> Markup:
+        shares: Lines = {"CPU": [point.cpu_seconds * 1e9 / max(1, point.interval_ns) for point in self._series]}
+        return self._plot("cpu", "Processor time over time, in CPUs", "Of the whole process.", shares, _share_text)
+
+    def _add_fit(self, lines: Lines, name: str, drift: Drift) -> None:
+        if drift.verdict != "too few points":
+            slope = drift.slope_per_hour / 3600
+            lines[name] = [max(0.0, drift.start + slope * second) for second in self._seconds]
+
+    def _plot(
         self,
         name: str,
         title: str,
         summary: str,
-        lines: Mapping[str, Sequence[float | None]],
+        lines: Lines,
         text: Callable[[float], str],
         *,
         logarithmic: bool = False,
@@ -208,14 +234,6 @@ class _OverTime:
                 rules=rules,
             )
         )
-
-
-def _time(value_ns: int, point: Point) -> float | None:
-    return float(value_ns) if point.latency_count else None
-
-
-def _fitted(drift: Drift, series: Sequence[Point]) -> list[float | None]:
-    return [max(0.0, drift.start + drift.slope_per_hour * point.at_ns / 3.6e12) for point in series]
 
 
 def search_figure(place: str, search: Search) -> Markup | None:

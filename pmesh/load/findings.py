@@ -32,6 +32,7 @@ __all__ = [
     "is_time",
     "latency_meaning",
     "load_text",
+    "name_among",
     "notices_of",
     "recommend",
     "search_text",
@@ -75,16 +76,19 @@ def verdict_text(reports: Sequence[Report]) -> tuple[str, bool | None]:
         return "The account does not balance: these figures cannot be trusted.", False
     if reports and not any(report.counts.handled for report in reports):
         return "No message was handled.", False
+    names = section_names(reports)
     judged = sum(len(report.slo) for report in reports)
     missed = sum(len(report.missed) for report in reports)
     if missed:
         told = "; ".join(
-            f"{report.profile.name} {', '.join(verdict.objective.text for verdict in report.missed)}"
-            for report in reports
+            f"{name} {', '.join(verdict.objective.text for verdict in report.missed)}"
+            for name, report in zip(names, reports, strict=True)
             if report.missed
         )
         return f"{missed} of {judged} objectives missed: {told}.", False
-    unfinished = [report.profile.name for report in reports if report.interrupted or report.aborted]
+    unfinished = [
+        name for name, report in zip(names, reports, strict=True) if report.interrupted or report.aborted is not None
+    ]
     if unfinished:
         return f"Ended early ({', '.join(unfinished)}): the figures are of what was handled until then.", False
     if not judged:
@@ -99,6 +103,11 @@ def section_names(reports: Sequence[Report]) -> list[str]:
         f"{name} ({names[: number + 1].count(name)})" if names.count(name) > 1 else name
         for number, name in enumerate(names)
     ]
+
+
+def name_among(reports: Sequence[Report], report: Report) -> str:
+    """What `section_names` calls one of `reports`."""
+    return next(name for name, other in zip(section_names(reports), reports, strict=True) if other is report)
 
 
 def environment_line(environment: Environment) -> str:
@@ -280,7 +289,7 @@ def recommend(reports: Sequence[Report], searches: Sequence[Search] = ()) -> lis
     if best is not None:
         injected = " with the failures injected" if best.plan.injects else ""
         found.append(
-            f"{best.profile.name} is the highest profile that holds every objective{injected}:"
+            f"{name_among(reports, best)} is the highest profile that holds every objective{injected}:"
             f" {counted(best.profile.agents, 'agent')}, {best.throughput_per_second:,.0f} messages/s"
             f" ({best.mode} loop)."
         )
@@ -292,7 +301,7 @@ def recommend(reports: Sequence[Report], searches: Sequence[Search] = ()) -> lis
         if report.missed:
             missed = ", ".join(verdict.objective.text for verdict in report.missed)
             slow = any(is_time(verdict.objective.figure) for verdict in report.missed)
-            found.append(f"{report.profile.name} misses {missed}{_blame(report) if slow else '.'}")
+            found.append(f"{name_among(reports, report)} misses {missed}{_blame(report) if slow else '.'}")
     found += [search_text(search) for search in searches]
     return found
 

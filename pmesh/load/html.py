@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from pmesh.load.checks import check_report
+from pmesh.load.compare_page import compare_page
 from pmesh.load.figures import percentile_figure, scaling_figure, search_figure, series_figures
 from pmesh.load.findings import (
     alerts_of,
@@ -22,6 +22,7 @@ from pmesh.load.findings import (
     factor_text,
     latency_meaning,
     load_text,
+    name_among,
     notices_of,
     recommend,
     search_text,
@@ -30,15 +31,15 @@ from pmesh.load.findings import (
     verdict_text,
 )
 from pmesh.load.markup import Markup, definition_list, element, table
+from pmesh.load.page import header, page, section, show_notices
 from pmesh.load.report import Counts
-from pmesh.units import bytes_text, duration_text, observed_text, percent_text
+from pmesh.units import bytes_text, duration_text, percent_text
 
 if TYPE_CHECKING:
     from pmesh.load.environment import Environment
-    from pmesh.load.findings import Notice
     from pmesh.load.report import AgentRow, Drift, Report, Search, Spread
 
-__all__ = ["MOST_AGENT_ROWS", "header", "page", "render", "section", "show_notices"]
+__all__ = ["MOST_AGENT_ROWS", "compare_page", "render"]
 
 # Agents that a page lists for a profile; the JSON has all. 500 rows are about 100 kB.
 MOST_AGENT_ROWS = 500
@@ -47,11 +48,6 @@ MOST_AGENT_ROWS = 500
 # in the five plots of a profile.
 MOST_VALUES = 160
 MOST_VALUES_OF_PAGE = 800
-
-# The page may run its own script and style, and fetch nothing.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-
-VERDICT_STYLES = {True: "good", False: "bad", None: "open"}
 
 STATISTICS = ("min", "mean", "p50", "p90", "p95", "p99", "p99_9", "p99_99", "max")
 ACCOUNT = tuple(field.name for field in dataclasses.fields(Counts))
@@ -79,54 +75,6 @@ def render(environment: Environment, reports: Sequence[Report], searches: Sequen
         parts += [_conclusions(reports, searches), _checks(reports, names)]
     parts.append(section("environment", "Environment", _facts(environment_rows(environment))))
     return page(f"pmesh load: {verdict}", head, parts)
-
-
-def header(title: str, told: Sequence[str], verdict: str, good: bool | None) -> Markup:
-    """The top of a page: what it is, what it was measured on, and the verdict."""
-    return element(
-        "header",
-        element("h1", title),
-        *(element("p", line, class_="dim") for line in told),
-        element("p", verdict, class_=f"verdict {VERDICT_STYLES[good]}"),
-    )
-
-
-def page(title: str, head: str, parts: Sequence[str]) -> str:
-    """A whole document: `head`, then `parts` as its main part."""
-    return "\n".join(
-        (
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            element("title", title),
-            '<link rel="icon" href="data:,">',
-            f"<style>\n{_asset('page.css')}</style>",
-            "</head>",
-            "<body>",
-            '<a class="skip" href="#main">Skip to the figures</a>',
-            head,
-            '<main id="main" tabindex="-1">',
-            *parts,
-            "</main>",
-            f"<script>\n{_asset('page.js')}</script>",
-            "</body>",
-            "</html>\n",
-        )
-    )
-
-
-def _asset(name: str) -> str:
-    return resources.files("pmesh.load").joinpath(name).read_text(encoding="utf-8")
-
-
-def section(place: str, title: str, *content: str) -> Markup:
-    """A part of the page with the id `place` and a heading."""
-    return element(
-        "section", element("h2", title, id=f"{place}-title"), *content, id=place, aria_labelledby=f"{place}-title"
-    )
 
 
 def _facts(rows: Sequence[tuple[str, str]]) -> Markup:
@@ -190,7 +138,7 @@ def _profile(place: str, name: str, report: Report, most_values: int) -> Markup:
         element("h3", "Over time"),
         element("div", *over_time, class_="plots")
         if over_time
-        else element("p", "This report has no series.", class_="dim"),
+        else element("p", f"Too few intervals to plot: {len(report.series)}.", class_="dim"),
         _drift(report),
         element("h3", "Account"),
         _account(report),
@@ -201,14 +149,6 @@ def _profile(place: str, name: str, report: Report, most_values: int) -> Markup:
         element("h3", "Agents"),
         _agents(report),
     )
-
-
-def show_notices(notices: Sequence[Notice]) -> Markup | str:
-    """Each notice in a box of its own."""
-    if not notices:
-        return ""
-    items = (element("li", notice.text, class_="grave" if notice.grave else "mild") for notice in notices)
-    return element("ul", *items, class_="notices", aria_label="Notices")
 
 
 def _tiles(report: Report) -> Markup:
@@ -226,10 +166,7 @@ def _tiles(report: Report) -> Markup:
 def _objectives(report: Report) -> Markup:
     if not report.slo:
         return element("p", "No objective was judged.", class_="dim")
-    rows = [
-        (verdict.objective.text, observed_text(verdict.objective.figure, verdict.observed), _mark(verdict.passed))
-        for verdict in report.slo
-    ]
+    rows = [(verdict.objective.text, verdict.observed_text, _mark(verdict.passed)) for verdict in report.slo]
     return table("Objectives", ("objective", "observed", "verdict"), rows)
 
 
@@ -262,8 +199,9 @@ def _drift_row(drift: Drift, text: Callable[[float], str]) -> tuple[str, ...]:
         return f"{'-' if value < 0 else '+'}{text(abs(value))}"
 
     verdict = element("span", drift.verdict, class_="missed" if drift.verdict == "growth" else "plain")
-    slopes = (drift.slope_per_hour, drift.low_per_hour, drift.high_per_hour)
-    return (drift.figure, text(drift.start), *map(signed, slopes), f"{drift.points:,}", verdict)
+    slopes = map(signed, (drift.slope_per_hour, drift.low_per_hour, drift.high_per_hour))
+    told = ("-", "-", "-") if drift.verdict == "too few points" else slopes
+    return (drift.figure, text(drift.start), *told, f"{drift.points:,}", verdict)
 
 
 def _account(report: Report) -> Markup:
@@ -371,7 +309,9 @@ def _search(place: str, search: Search) -> Markup:
 
 def _conclusions(reports: Sequence[Report], searches: Sequence[Search]) -> Markup:
     basis, alerts = alerts_of(reports)
-    source = "no run holds every objective" if basis is None else f"from {basis.profile.name} ({basis.mode} loop)"
+    source = (
+        "no run holds every objective" if basis is None else f"from {name_among(reports, basis)} ({basis.mode} loop)"
+    )
     return section(
         "conclusions",
         "What follows",

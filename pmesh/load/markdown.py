@@ -22,6 +22,7 @@ from pmesh.load.findings import (
     highest_holding,
     latency_meaning,
     load_text,
+    name_among,
     notices_of,
     recommend,
     search_text,
@@ -91,7 +92,7 @@ def _summary(environment: Environment, reports: Sequence[Report], searches: Sequ
     if shown is not None:
         latency = shown.latency_ns
         told.append(
-            f"{shown.profile.name} ({shown.profile.agents:,} agents, {shown.mode} loop):"
+            f"{name_among(reports, shown)} ({shown.profile.agents:,} agents, {shown.mode} loop):"
             f" {shown.throughput_per_second:,.0f} messages/s,"
             f" p50 {duration_text(latency.p50)}, p99 {duration_text(latency.p99)}, max {duration_text(latency.max)},"
             f" {percent_text(shown.success_rate)} of {shown.counts.sent:,} messages handled."
@@ -160,7 +161,7 @@ def _profile(name: str, report: Report) -> Iterator[str]:
                     drift.figure,
                     text(drift.start),
                     *(
-                        f"{'-' if slope < 0 else '+'}{text(abs(slope))}"
+                        "-" if drift.verdict == "too few points" else f"{'-' if slope < 0 else '+'}{text(abs(slope))}"
                         for slope in (drift.slope_per_hour, drift.low_per_hour, drift.high_per_hour)
                     ),
                     f"{drift.points:,}",
@@ -277,7 +278,7 @@ def _objectives(reports: Sequence[Report], names: Sequence[str]) -> Iterator[str
         (
             name,
             verdict.objective.text,
-            observed_text(verdict.objective.figure, verdict.observed),
+            verdict.observed_text,
             _mark(verdict.passed, "held", "missed"),
         )
         for report, name in zip(reports, names, strict=True)
@@ -293,7 +294,7 @@ def _recommendations(reports: Sequence[Report], searches: Sequence[Search]) -> I
     source = (
         "no run without injected failures holds every objective"
         if basis is None
-        else f"from {basis.profile.name} ({basis.mode} loop)"
+        else f"from {name_among(reports, basis)} ({basis.mode} loop)"
     )
     yield plain(f"Alert thresholds, {source}:")
     yield table(

@@ -17,9 +17,9 @@ from pmesh.load.report import Drift, Point, Soak, Spread
 
 if TYPE_CHECKING:
     from pmesh.load.environment import Environment
-    from pmesh.load.report import Report
+    from pmesh.load.report import Report, Search
 
-__all__ = ["profiles_csv", "series_csv"]
+__all__ = ["render", "series_csv"]
 
 # A spreadsheet takes a cell that begins so for a formula and computes it.
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
@@ -39,8 +39,8 @@ _ABSENT: Mapping[str, Mapping[str, Any]] = {
 _SERIES_COLUMNS = ("profile", "mode", *(field.name for field in dataclasses.fields(Point) if field.name != "recorder"))
 
 
-def profiles_csv(environment: Environment, reports: Sequence[Report]) -> str:
-    """A row for each report: its plan, account, figures and verdict, then the environment.
+def render(environment: Environment, reports: Sequence[Report], searches: Sequence[Search] = ()) -> str:
+    """A row for each report: its plan, account, figures and verdict, then the environment. Searches have none.
 
     Histograms, series and agents' accounts are left out; of the objectives stands how many held, and which did not.
     """

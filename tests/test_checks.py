@@ -8,9 +8,9 @@ import load_samples
 import pytest
 
 from pmesh import LatencyRecorder
-from pmesh.load.checks import check_report
-from pmesh.load.findings import alerts_of, highest_holding, load_text, notices_of, recommend, verdict_text
 from pmesh.load.profiles import PROFILES
+from pmesh.load.rendering.checks import check_report
+from pmesh.load.rendering.findings import alerts_of, highest_holding, load_text, notices_of, recommend, verdict_text
 from pmesh.load.report import Counts, Injected, Report, Search, Step
 from pmesh.slo import judge, parse_objective
 

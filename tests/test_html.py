@@ -20,11 +20,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmesh.load import compare, html
-from pmesh.load.axes import linear_axis, log_axis, percentile_axis, time_axis
+from pmesh.load import compare
 from pmesh.load.document import Document
-from pmesh.load.plots import HEIGHT_PIXELS, LABEL_PIXELS, Line, condense, spread_apart
 from pmesh.load.profiles import Profile
+from pmesh.load.rendering import html
+from pmesh.load.rendering.axes import linear_axis, log_axis, percentile_axis, time_axis
+from pmesh.load.rendering.plots import HEIGHT_PIXELS, LABEL_PIXELS, Line, condense, spread_apart
 from pmesh.load.report import AgentRow, Counts, Drift, Injected, Point, Report, Search, Soak, Spread, Step
 from pmesh.units import duration_text
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmesh.load import markdown
+from pmesh.load.rendering import markdown
 from pmesh.load.report import Counts, Drift, Report, Search, Soak, Spread, Step
 from pmesh.slo import judge, parse_objective
 

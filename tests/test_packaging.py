@@ -146,9 +146,10 @@ def test_building_leaves_no_generated_file_among_the_sources(built: Built) -> No
 
 def test_wheel_holds_modules_stub_marker_and_schema_and_no_source_of_the_core(built: Built) -> None:
     package = {name for name in built.wheel_names if name.startswith("pmesh/")}
-    kept = (".py", ".pyi", "py.typed", ".schema.json")
+    kept = (".py", ".pyi", "py.typed", ".schema.json", ".css", ".js")
     shipped = {name for name in built.sdist_names if name.startswith("pmesh/") and name.endswith(kept)}
     assert {"pmesh/_core.pyi", "pmesh/py.typed", "pmesh/__init__.py", "pmesh/load/report.schema.json"} <= shipped
+    assert {f"pmesh/load/rendering/page.{kind}" for kind in ("css", "js", "py")} <= shipped
     assert package == shipped | {f"pmesh/_core{sysconfig.get_config_var('EXT_SUFFIX')}"}
 
 

@@ -9,7 +9,7 @@ import io
 import load_samples
 import pytest
 
-from pmesh.load import tables
+from pmesh.load.rendering import tables
 from pmesh.load.report import Drift, Soak
 
 

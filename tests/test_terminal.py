@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from load_samples import ENVIRONMENT, point, report
 
-from pmesh.load import terminal
 from pmesh.load.compare import Breach, Comparison, compare, parse_limit
 from pmesh.load.document import Document
+from pmesh.load.rendering import terminal
+from pmesh.load.rendering.terminal import Screen
+from pmesh.load.rendering.terminal_tables import PLOT_CELLS, drift_text, rate_text
 from pmesh.load.report import Counts, Drift, Injected, Report, Search, Soak, Step
-from pmesh.load.terminal import Screen
-from pmesh.load.terminal_tables import PLOT_CELLS, drift_text, rate_text
 from pmesh.slo import Objective, parse_objective
 
 MS = 1_000_000

@@ -22,10 +22,10 @@ from pmesh.load.driver import Driver
 from pmesh.load.environment import LoopFactory, choose_loop
 from pmesh.load.outputs import OutputFailed, Outputs
 from pmesh.load.plan import Plan, make_plan
+from pmesh.load.rendering.terminal import Screen
 from pmesh.load.report import Report, Search
 from pmesh.load.search import find_max
 from pmesh.load.subjects import name_of, resolve
-from pmesh.load.terminal import Screen
 from pmesh.slo import DEFAULT_OBJECTIVES, Objective
 
 __all__ = ["ExitCode", "LoadOptions", "load"]

@@ -28,25 +28,25 @@ def _json(environment: Environment, reports: Sequence[Report], searches: Sequenc
 
 
 def _markdown(environment: Environment, reports: Sequence[Report], searches: Sequence[Search]) -> str:
-    from pmesh.load import markdown
+    from pmesh.load.rendering import markdown
 
     return markdown.render(environment, reports, searches)
 
 
 def _html(environment: Environment, reports: Sequence[Report], searches: Sequence[Search]) -> str:
-    from pmesh.load import html
+    from pmesh.load.rendering import html
 
     return html.render(environment, reports, searches)
 
 
 def _csv(environment: Environment, reports: Sequence[Report], searches: Sequence[Search]) -> str:
-    from pmesh.load import tables
+    from pmesh.load.rendering import tables
 
-    return tables.profiles_csv(environment, reports)
+    return tables.render(environment, reports)
 
 
 def _series(environment: Environment, reports: Sequence[Report], searches: Sequence[Search]) -> str:
-    from pmesh.load import tables
+    from pmesh.load.rendering import tables
 
     return tables.series_csv(reports)
 

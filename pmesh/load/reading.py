@@ -12,8 +12,8 @@ from pmesh.load import compare as comparing
 from pmesh.load.command import ExitCode
 from pmesh.load.document import read_document
 from pmesh.load.outputs import OutputFailed, Outputs
+from pmesh.load.rendering.terminal import Screen
 from pmesh.load.report import Report, Search
-from pmesh.load.terminal import Screen
 
 __all__ = ["compare", "report"]
 
@@ -68,7 +68,7 @@ def compare(before: str, after: str, limits: Sequence[str], html_path: str | Non
         screen = Screen(sys.stderr if outputs.on_stdout else sys.stdout, show_progress=False, silent=outputs.on_stdout)
         screen.show_comparison(comparison, breaches)
         if outputs:
-            from pmesh.load.compare_page import compare_page
+            from pmesh.load.rendering.compare_page import compare_page
 
             try:
                 outputs.write_texts({"html": compare_page(comparison, breaches)})

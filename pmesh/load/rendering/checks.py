@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmesh.load.findings import counted
+from pmesh.load.rendering.findings import counted
 from pmesh.load.report import Spread
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pmesh.load.checks import check_report
-from pmesh.load.compare_page import compare_page
-from pmesh.load.figures import percentile_figure, scaling_figure, search_figure, series_figures
-from pmesh.load.findings import (
+from pmesh.load.rendering.checks import check_report
+from pmesh.load.rendering.compare_page import compare_page
+from pmesh.load.rendering.figures import percentile_figure, scaling_figure, search_figure, series_figures
+from pmesh.load.rendering.findings import (
     alerts_of,
     beside_reference,
     cpu_share,
@@ -30,8 +30,8 @@ from pmesh.load.findings import (
     series_names,
     verdict_text,
 )
-from pmesh.load.markup import Markup, definition_list, element, table
-from pmesh.load.page import header, page, section, show_notices
+from pmesh.load.rendering.markup import Markup, definition_list, element, table
+from pmesh.load.rendering.page import header, page, section, show_notices
 from pmesh.load.report import Counts
 from pmesh.units import bytes_text, duration_text, percent_text
 

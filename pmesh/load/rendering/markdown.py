@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pmesh.load.checks import check_report
-from pmesh.load.findings import (
+from pmesh.load.rendering.checks import check_report
+from pmesh.load.rendering.findings import (
     alerts_of,
     beside_reference,
     cpu_share,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from pmesh.load.markup import Markup, element
+from pmesh.load.rendering.markup import Markup, element
 
 if TYPE_CHECKING:
-    from pmesh.load.findings import Notice
+    from pmesh.load.rendering.findings import Notice
 
 __all__ = ["header", "page", "section", "show_notices"]
 
@@ -57,7 +57,7 @@ def page(title: str, head: str, parts: Sequence[str]) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files("pmesh.load").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("pmesh.load.rendering").joinpath(name).read_text(encoding="utf-8")
 
 
 def section(place: str, title: str, *content: str) -> Markup:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from rich.table import Table
 from rich.text import Text
 
-from pmesh.load.findings import cpu_share
+from pmesh.load.rendering.findings import cpu_share
 from pmesh.slo import parse_objective
 from pmesh.units import bytes_text, duration_text, observed_text, percent_text
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pmesh.load.figures import percentile_plot
-from pmesh.load.findings import Notice, environment_line
-from pmesh.load.markup import Markup, element, table
-from pmesh.load.page import header, page, section, show_notices
+from pmesh.load.rendering.figures import percentile_plot
+from pmesh.load.rendering.findings import Notice, environment_line
+from pmesh.load.rendering.markup import Markup, element, table
+from pmesh.load.rendering.page import header, page, section, show_notices
 from pmesh.units import duration_text, observed_text
 
 if TYPE_CHECKING:

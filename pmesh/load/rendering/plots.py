@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pmesh.load.axes import Axis
-from pmesh.load.markup import Markup, element, escaped
+from pmesh.load.rendering.axes import Axis
+from pmesh.load.rendering.markup import Markup, element, escaped
 
 __all__ = [
     "Line",

@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pmesh.load.axes import linear_axis, log_axis, percentile_axis, time_axis
-from pmesh.load.findings import is_time, series_names
-from pmesh.load.markup import Markup
-from pmesh.load.plots import Line, Mark, Plot, Rule, condense, figure
+from pmesh.load.rendering.axes import linear_axis, log_axis, percentile_axis, time_axis
+from pmesh.load.rendering.findings import is_time, series_names
+from pmesh.load.rendering.markup import Markup
+from pmesh.load.rendering.plots import Line, Mark, Plot, Rule, condense, figure
 from pmesh.slo import parse_objective
 from pmesh.units import bytes_text, duration_text
 

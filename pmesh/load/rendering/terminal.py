@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from pmesh.load.findings import load_text, notices_of, search_text
-from pmesh.load.terminal_tables import (
+from pmesh.load.rendering.findings import load_text, notices_of, search_text
+from pmesh.load.rendering.terminal_tables import (
     Marks,
     account_lines,
     comparison_table,

@@ -374,7 +374,7 @@ def test_each_further_nine_has_the_same_room():
 
 
 def test_colours_have_the_contrast_to_be_read():
-    css = resources.files("pmesh.load").joinpath("page.css").read_text(encoding="utf-8")
+    css = resources.files("pmesh.load.rendering").joinpath("page.css").read_text(encoding="utf-8")
     light, dark = css.split("prefers-color-scheme: dark", 1)
     for part in (light, dark):
         colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part))

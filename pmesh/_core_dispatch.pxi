@@ -660,19 +660,19 @@ cdef class Dispatcher:
     cdef int finish(self, Cell cell, Handler handler, Message message, object value, object error,
                     int64_t started_ns, int64_t now_ns) except -1:
         """Record, count and answer a message whose handler is over."""
-        cdef Meter meter = cell.meter
-        cdef Waiter reply = message.reply
+        cdef Waiter reply
         if self.records:
-            meter.add_times(started_ns - message.accepted_ns, now_ns - started_ns)
+            cell.meter.add_times(started_ns - message.accepted_ns, now_ns - started_ns)
             if message.intended_ns:
-                meter.intended.add(now_ns - message.intended_ns)
+                cell.meter.intended.add(now_ns - message.intended_ns)
         if error is None:
             cell.count_end(END_HANDLED)
         else:
             cell.count_end(END_FAILED)
         if message.windowed:
             self.leave_window(message)
-        if reply is not None:
+        if message.reply is not None:
+            reply = message.reply
             if error is None:
                 reply.settle(value, None)
             else:

@@ -94,7 +94,7 @@ cdef class Send:
                 cell.count_refused()
                 raise self.full("it sends to its own full mailbox, and no slot is free to make room")
             self.state = CALL_ROOM
-            self.wait(timeout_ns)
+            self.wait(cell, dispatcher, timeout_ns)
             if message._lane == LANE_CONTROL:
                 if cell.control_waiters is None:
                     cell.control_waiters = WaiterQueue()
@@ -105,13 +105,12 @@ cdef class Send:
                 cell.normal_waiters.append(self.waiter)
             cell.has_waiters = True
             return self.waiter
-        return self.enter_window(timeout_ns)
+        return self.enter_window(cell, dispatcher, timeout_ns)
 
-    cdef int wait(self, int64_t timeout_ns) except -1:
-        cdef Dispatcher dispatcher = self.cell.dispatcher
+    cdef int wait(self, Cell cell, Dispatcher dispatcher, int64_t timeout_ns) except -1:
         cdef Waiter waiter = new_waiter(dispatcher)
         cdef int64_t deadline_ns
-        waiter.cell = self.cell
+        waiter.cell = cell
         waiter.exempt = self.exempt
         waiter.lane = self.message._lane
         waiter.size_bytes = self.message.size_bytes
@@ -124,22 +123,19 @@ cdef class Send:
         self.waiter = waiter
         return 0
 
-    cdef object enter_window(self, int64_t timeout_ns):
+    cdef object enter_window(self, Cell cell, Dispatcher dispatcher, int64_t timeout_ns):
         """With a promised place: take a place in the window, or wait for one."""
-        cdef Dispatcher dispatcher = self.cell.dispatcher
         if not self.exempt and dispatcher.window:
             if dispatcher.window_waiters.first is not None or dispatcher.window_used >= dispatcher.window:
                 self.state = CALL_WINDOW
-                self.wait(timeout_ns)
+                self.wait(cell, dispatcher, timeout_ns)
                 dispatcher.window_waiters.append(self.waiter)
                 return self.waiter
             dispatcher.window_used += 1
             self.message.windowed = True
-        return self.deliver()
+        return self.deliver(cell, dispatcher)
 
-    cdef object deliver(self):
-        cdef Cell cell = self.cell
-        cdef Dispatcher dispatcher = cell.dispatcher
+    cdef object deliver(self, Cell cell, Dispatcher dispatcher):
         cdef Message message = self.message
         self.state = CALL_OVER
         self.message = None
@@ -156,20 +152,20 @@ cdef class Send:
 
     cdef object resume(self):
         """The Task goes on: what was waited for is there, or the time is over, or the agent stopped."""
-        cdef Waiter waiter = self.waiter
-        cdef Dispatcher dispatcher = self.cell.dispatcher
+        cdef Cell cell = self.cell
+        cdef Dispatcher dispatcher = cell.dispatcher
         cdef int state = self.state
-        if waiter.state == WAITER_DONE:
+        if self.waiter.state == WAITER_DONE:
             if state == CALL_ROOM:
-                return self.enter_window(0)
+                return self.enter_window(cell, dispatcher, 0)
             self.message.windowed = True
-            return self.deliver()
+            return self.deliver(cell, dispatcher)
         self.give_up()
-        self.cell.count_refused()
-        if waiter.state == WAITER_STOPPED:
+        cell.count_refused()
+        if self.waiter.state == WAITER_STOPPED:
             raise self.stopped()
         if state == CALL_ROOM:
-            raise self.full(f"no room within {self.timeout} s ({self.cell.capacity} messages wait, or their bytes)")
+            raise self.full(f"no room within {self.timeout} s ({cell.capacity} messages wait, or their bytes)")
         raise self.full(f"no place in the coordinator's window of {dispatcher.window} within {self.timeout} s")
 
     cdef int give_up(self) except -1:

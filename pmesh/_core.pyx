@@ -132,7 +132,6 @@ cdef extern from "Python.h":
     object PyObject_GenericGetAttr(object o, object name)
     int PyObject_GenericSetAttr(object o, object name, object value) except -1
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
-    int PyUnicode_CompareWithASCIIString(object text, const char *other) noexcept
     unsigned long PyThread_get_thread_ident() noexcept
     object PyContextVar_Set(object var, object value)
     int PyContext_Enter(object context) except -1

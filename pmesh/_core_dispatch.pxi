@@ -175,16 +175,18 @@ cdef inline Waiter new_waiter(Dispatcher dispatcher):
 cdef PyObject *waiter_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames) except NULL:
     """`add_done_callback(callback, *, context=None)`, by the protocol of PEP 590."""
     cdef Waiter waiter = <Waiter>self
+    cdef Dispatcher dispatcher = waiter.dispatcher
     cdef Py_ssize_t count = PyVectorcall_NARGS(nargsf)
     cdef object result = None
     cdef Py_ssize_t i
-    if (
-        count == 1 and kwnames is not NULL and len(<tuple>kwnames) == 1
-        and PyUnicode_CompareWithASCIIString((<tuple>kwnames)[0], "context") == 0
-    ):
+    cdef bint as_tasks_do = count == 1 and kwnames is not NULL
+    if as_tasks_do and kwnames is not <PyObject *>dispatcher.task_keywords:
+        as_tasks_do = <tuple>kwnames == ("context",)
+        if as_tasks_do:
+            dispatcher.task_keywords = <tuple>kwnames
+    if as_tasks_do:
         waiter.subscribe(<object>args[0], <object>args[1])
     else:
-        # Not a Task of asyncio's own.
         positional = [<object>args[i] for i in range(count)]
         keywords = {}
         if kwnames is not NULL:
@@ -251,6 +253,7 @@ cdef class Dispatcher:
     cdef dict current_tasks           # before
     cdef object current_task
     cdef object running_loop
+    cdef tuple task_keywords          # ("context",): the very tuple that Tasks call add_done_callback with
     cdef object done_future           # what a Task is told that it waited for
     cdef object scope_var
     cdef object get_loop              # returns the loop

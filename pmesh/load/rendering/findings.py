@@ -131,8 +131,8 @@ def load_text(report: Report) -> str:
         )
     else:
         loop = (
-            f"Open loop: {plan.rate_per_second:,.6g} messages/s over {counted(profile.concurrency, 'sender')},"
-            f" {plan.arrival} arrivals, to {agents}, {payload}"
+            f"Open loop: {plan.rate_per_second:,.12g} messages/s on a schedule, {plan.arrival} arrivals,"
+            f" to {agents}, {payload}"
         )
     if plan.duration_seconds is not None:
         length = f", for {plan.duration_seconds:,.6g} s"
@@ -207,11 +207,14 @@ def notices_of(report: Report) -> list[Notice]:
             Notice(f"{counted(report.unsent, 'message')} of the schedule given up: the sender fell too far behind.")
         )
     if plan.rate_per_second is not None and report.duration_ns and not report.interrupted and not report.aborted:
-        sent = counts.sent * 1e9 / report.duration_ns
+        # A sender that cannot keep up is later with each message, and half as late as at the end in the middle.
+        late_ns = 2 * report.send_delay_ns.p50 if report.send_delay_ns is not None else 0
+        sent = counts.sent / (counts.sent / plan.rate_per_second + late_ns / 1e9) if counts.sent else 0.0
         if sent < RATE_KEPT * plan.rate_per_second:
             found.append(
                 Notice(
-                    f"{sent:,.0f} messages/s were sent of the {plan.rate_per_second:,.6g} asked for; see send delay."
+                    f"The sender did not keep up: about {sent:,.0f} messages/s were sent of the"
+                    f" {plan.rate_per_second:,.12g} asked for."
                 )
             )
     if plan.mode == "closed" and not plan.slow_agents and report.duration_ns >= SHARE_NS:

@@ -113,7 +113,7 @@ def _method(environment: Environment, reports: Sequence[Report], names: Sequence
                 (
                     name,
                     report.mode,
-                    "-" if report.plan.rate_per_second is None else f"{report.plan.rate_per_second:,.6g}/s",
+                    "-" if report.plan.rate_per_second is None else f"{report.plan.rate_per_second:,.12g}/s",
                     f"{report.profile.agents:,}",
                     f"{report.profile.messages_per_agent:,}",
                     f"{report.profile.rounds:,}",

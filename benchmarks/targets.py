@@ -467,19 +467,20 @@ MEASUREMENTS: dict[str, Callable[[int], list[Figure]]] = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}")
+def judge_all(measurements: dict[str, Callable[[int], list[Figure]]], description: str | None) -> int:
+    """Print the figures that the command line asks for; 1 when one is missed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(measurements)}")
     parser.add_argument("--rounds", type=int, default=11, help="rounds of each ratio (default 11)")
     options = parser.parse_args()
-    unknown = [word for word in options.names if not any(word in name for name in MEASUREMENTS)]
+    unknown = [word for word in options.names if not any(word in name for name in measurements)]
     if unknown or options.rounds < 1:
         parser.error(f"no figure is called {', '.join(unknown)}" if unknown else "--rounds must be at least 1")
     if pmesh.BUILD_INFO["debug"] or pmesh.BUILD_INFO["trace"]:
         parser.error("this build of pmesh is a debug or traced one; its figures say nothing")
     print(f"pmesh {pmesh.__version__} on {sys.implementation.name} {sys.version.split()[0]}, {options.rounds} rounds")
     missed = 0
-    for name, measure in MEASUREMENTS.items():
+    for name, measure in measurements.items():
         if options.names and not any(word in name for word in options.names):
             continue
         for figure in measure(options.rounds):
@@ -490,4 +491,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(judge_all(MEASUREMENTS, __doc__))

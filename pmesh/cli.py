@@ -218,7 +218,6 @@ def load(profile: str, **options: Any) -> int:
     --rate the loop is open.
     """
     from pmesh.load import command
-    from pmesh.slo import DEFAULT_OBJECTIVES
 
     slow = options["slow_agent"]
     soak = options["soak"]
@@ -243,14 +242,14 @@ def load(profile: str, **options: Any) -> int:
         per_agent=options["per_agent"],
         seed=options["seed"],
     )
-    defaults = () if options["no_default_slo"] else DEFAULT_OBJECTIVES
     return command.load(
         command.LoadOptions(
             names=PROFILE_NAMES if profile == "all" else (profile,),
             changes=changes,
             agent=options["agent"],
             payload=options["payload"],
-            objectives=(*defaults, *options["slo"]),
+            objectives=options["slo"],
+            defaults=not options["no_default_slo"],
             abort_on_breach=options["abort_on_breach"],
             soak=soak is not None,
             find_max=options["find_max"],

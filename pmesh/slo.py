@@ -23,10 +23,12 @@ __all__ = [
     "Objective",
     "Verdict",
     "as_objective",
+    "default_objectives",
     "judge",
     "parse_duration",
     "parse_objective",
     "parse_share",
+    "split_figure",
 ]
 
 # Prefixes of a latency figure, as in `queue.p99`; without one it is of the latency.
@@ -213,6 +215,12 @@ def parse_share(text: str, what: str = "share") -> float:
     return value
 
 
+def split_figure(figure: str) -> tuple[str, str]:
+    """The series of times that a latency figure is of, and the statistic: `queue.p99.9` is ("queue", "p99.9")."""
+    prefix, _, rest = figure.partition(".")
+    return (prefix, rest) if prefix in SERIES_OF_TIMES else ("latency", figure)
+
+
 def as_objective(objective: str | Objective) -> Objective:
     """The objective itself, or the one that a text says."""
     return objective if isinstance(objective, Objective) else parse_objective(objective)
@@ -244,3 +252,10 @@ DEFAULT_OBJECTIVES = tuple(
         "overhead<50MB",
     )
 )
+
+
+def default_objectives(mode: str) -> tuple[Objective, ...]:
+    """Those that are checked unless others are asked for: in an "open" loop all but the throughput, which is then
+    what was asked for and says nothing about the mesh.
+    """
+    return tuple(objective for objective in DEFAULT_OBJECTIVES if mode == "closed" or objective.figure != "throughput")

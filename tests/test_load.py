@@ -327,7 +327,7 @@ def test_a_lost_message_is_noticed_on_the_side_that_lost_it(change: dict[str, An
 
 def _faults(account: dict[str, Any]) -> list[str]:
     stats = cast("Stats", SimpleNamespace(**account))
-    return find_faults(stats, Counts.of(stats), sent=10, received=10)
+    return find_faults(stats, Counts.of(stats), timed=10, sent=10, received=10)
 
 
 def test_rejected_sends_are_counted_and_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.load import (
     DEFAULT_OBJECTIVES,
     Counts,
+    Driver,
     ObjectivesMissed,
     Profile,
     Report,
@@ -101,7 +102,7 @@ def test_a_pacer_never_sends_early(rate: float) -> None:
                 return number
 
             before = time.monotonic_ns()
-            await Pacer([ref], make_payload, iter(offsets), rate_per_second=rate).send()
+            await Pacer([ref], make_payload, iter(offsets), rate_per_second=rate, messages=20).send()
             delays = mesh.latency_of(ref).send_delay
             assert delays.count == 20
             assert delays.min >= 0
@@ -470,6 +471,144 @@ def test_a_module_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: py
     del sys.modules["my_shop"]
 
 
+# What hangs, is slow or fails to start.
+
+
+def test_what_takes_longer_than_the_patience_is_still_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "OWN_SETTLE_SECONDS", 0.01)
+
+    class Slow(Agent):
+        concurrency = 64
+
+        @handler
+        async def take(self, number: int) -> None:
+            if number % 10 == 0:
+                await asyncio.sleep(0.1)
+
+    report = run_tiny(agent=Slow, payload=lambda number: number, messages=30, rate=2_000, objectives=["max<50ms"])
+    assert report.counts.handled == report.latency_ns.count == 30
+    assert report.latency_ns.max >= 100_000_000
+    assert report.duration_ns >= 100_000_000
+    assert sum(point.handled for point in report.series) == 30
+    assert [verdict.passed for verdict in report.slo] == [False]
+    assert report.faults == ()
+
+
+@pytest.mark.parametrize("when", ["sending", "waiting"])
+def test_a_run_that_is_stopped_does_not_wait_for_handlers_that_hang(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "ENDED_SETTLE_SECONDS", 0.01)
+
+    async def hangs(payload: int) -> None:
+        await asyncio.sleep(3_600)
+
+    async def main() -> Report:
+        plan = make_plan(TINY, rate=1_000, messages=6 if when == "waiting" else 100_000)
+        driver = Driver(plan, agent=hangs, payload=lambda number: number)
+        asyncio.get_running_loop().call_later(0.05, driver.stop)
+        return await driver.run()
+
+    report = asyncio.run(main())
+    assert report.interrupted
+    assert report.duration_ns < 5e9
+    assert report.counts.failed >= 3
+    assert report.counts.sent == ended(report.counts)
+    assert report.faults == ()
+
+
+def test_a_schedule_that_nobody_could_send_can_be_stopped() -> None:
+    async def main() -> Report:
+        driver = Driver(make_plan(TINY, rate=1e8, duration=1e6))
+        asyncio.get_running_loop().call_later(0.05, driver.stop)
+        return await driver.run()
+
+    report = asyncio.run(main())
+    assert report.interrupted
+    assert report.faults == ()
+
+
+def test_a_refusal_is_counted_by_a_sender_that_is_cancelled_right_after_it() -> None:
+    async def main() -> tuple[int, int]:
+        async with Coordinator() as mesh:
+            ref = await mesh.spawn(lambda payload: None)
+            await mesh.stop(ref)
+            sender = CyclingSender([ref], lambda number: number, first=0, step=1, limit=None)
+            sending = asyncio.create_task(sender.send())
+            for _ in range(7):
+                await asyncio.sleep(0)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            return sender.sent, mesh.stats().rejected
+
+    sent, rejected = asyncio.run(main())
+    assert sent == rejected >= 5
+
+
+@pytest.mark.parametrize("where", ["__init__", "on_start"])
+def test_an_agent_that_fails_to_start_is_named(where: str) -> None:
+    class Broken(Agent):
+        @handler
+        def take(self, payload: int) -> None: ...
+
+    def fail(self: object) -> None:
+        raise KeyError("no\nkey")
+
+    setattr(Broken, where, fail)
+    with pytest.raises(InvalidArgument, match=r"agent .*Broken raised KeyError when it was started: 'no\\nkey'"):
+        run_tiny(agent=Broken, payload=lambda number: number)
+
+
+def test_a_replacement_that_fails_to_start_ends_the_run_at_once() -> None:
+    started = 0
+
+    class Fading(Agent):
+        def on_start(self) -> None:  # type: ignore[override]
+            nonlocal started
+            started += 1
+            if started > 3:
+                raise RuntimeError("no more")
+
+        @handler
+        def take(self, payload: int) -> None: ...
+
+    before = time.monotonic()
+    with pytest.raises(InvalidArgument, match="raised RuntimeError when it was started: no more"):
+        run_tiny(agent=Fading, payload=lambda number: number, duration=60.0, stop_every=0.02)
+    assert time.monotonic() - before < 10
+
+
+def test_rows_of_replaced_agents_hold_all_that_bore_the_name() -> None:
+    report = run_tiny(stop_every=0.01, duration=0.2, per_agent=True)
+    assert report.injected.stops > 3
+    for term in ("accepted", "handled", "dead"):
+        assert sum(getattr(row.counts, term) for row in report.agents) == getattr(report.counts, term), term
+
+
+def test_a_run_that_sent_nothing_holds_no_objective() -> None:
+    report = run_tiny(rate=0.001, arrival="poisson", duration=0.02, seed=3)
+    assert report.counts.sent == 0
+    assert [verdict.objective.figure for verdict in report.missed] == ["p50", "p99", "max", "success"]
+
+
+def test_the_throughput_of_an_open_loop_is_not_judged_unless_asked_for() -> None:
+    report = run_tiny(rate=500, messages=20)
+    assert "throughput" not in [verdict.objective.figure for verdict in report.slo]
+    assert "throughput" in [verdict.objective.figure for verdict in run_tiny().slo]
+
+
+@pytest.mark.parametrize("objective", ["queue.p99<1ns", "service.mean<1ns", "memory_per_agent<1B", "success>=99%"])
+def test_a_breach_of_any_figure_of_an_interval_ends_the_run(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "BREACH_SECONDS", 0.1)
+    report = run_tiny(duration=20.0, objectives=objective, abort_on_breach=True, fail_rate=0.1)
+    assert report.aborted is not None
+    assert report.aborted.startswith(objective)
+
+
+@pytest.mark.parametrize("options", [{"on_progress": 5}, {"agent": Clerk, "payload": asyncio.sleep}])
+def test_what_cannot_be_called_as_needed_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidType):
+        run_tiny(**options)
+
+
 # Judging.
 
 
@@ -521,23 +660,30 @@ def test_too_few_latencies_are_no_breach_of_a_percentile(monkeypatch: pytest.Mon
     ("options", "text"),
     [
         ({"rate": 0}, "rate is 0; it must be a positive"),
-        ({"rate": -1.0}, r"rate is -1.0; it must be a positive"),
+        ({"rate": -1.0}, r"rate is -1; it must be a positive"),
         ({"rate": float("nan")}, "rate is nan; it must be a positive"),
         ({"rate": float("inf")}, "rate is inf; it must be a positive"),
         ({"rate": 10, "window": 5}, "window is 5 and rate 10; an open loop sends on its schedule"),
         ({"rate": 10, "concurrency": 5}, "concurrency is 5 and rate 10; an open loop sends on its schedule"),
         ({"arrival": "poisson"}, "arrival is 'poisson' without a rate"),
         ({"arrival": "weibull", "rate": 1}, "arrival is 'weibull'; it must be one of constant, poisson"),
-        ({"messages": 0}, "messages is 0; it must be at least 1"),
-        ({"agents": 0}, "agents is 0; it must be at least 1"),
-        ({"payload_bytes": -1}, "payload_bytes is -1; it must be at least 0"),
+        ({"messages": 0}, "messages is 0; it must be from 1"),
+        ({"agents": 0}, "agents is 0; it must be from 1"),
+        ({"payload_bytes": -1}, "payload_bytes is -1; it must be from 0"),
         ({"duration": 0}, "duration is 0; it must be a positive"),
         ({"warmup": -1}, "warmup is -1; it must be a positive"),
         ({"capacity": 0}, "capacity is 0; it must be from 1"),
         ({"overflow": "explode"}, "overflow is 'explode'; it must be one of reject, drop_newest, drop_oldest, stop"),
         ({"fail_rate": 1.1}, "fail_rate is 1.1; it must be a share from 0.0 to 1.0"),
-        ({"slow_agents": 4, "slow_seconds": 1}, "slow_agents is 4; it must be from 1 to 3"),
-        ({"slow_agents": 1}, "slow_seconds is 0.0; it must be a positive"),
+        ({"slow_agents": 4, "slow_seconds": 1}, "slow_agents is 4; it must be from 0 to 3"),
+        ({"slow_agents": 1}, "slow_seconds is 0; it must be a positive"),
+        ({"slow_seconds": -5}, "slow_seconds is -5; it must be a positive"),
+        ({"rate": 1e300}, r"rate is 1e\+300; it must be a positive number of messages per second, at most 100,000,000"),
+        ({"rate": 1e-300}, "rate is 1e-300; it must be"),
+        ({"rate": 10**400}, "rate is an int of many digits; it must be"),
+        ({"duration": 10**400}, "duration is an int of many digits; it must be"),
+        ({"agents": 10**20}, "agents is 1.*; it must be from 1 to 1,000,000"),
+        ({"payload_bytes": 10**14}, "payload_bytes is 1.*; it must be from 0 to"),
         ({"stop_every": 0}, "stop_every is 0; it must be a positive"),
     ],
 )
@@ -547,7 +693,11 @@ def test_a_plan_that_cannot_be_is_refused_by_name_and_value(options: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "options", [{"agents": 1.5}, {"messages": True}, {"rate": "fast"}, {"fail_rate": "1%"}, {"duration": "1s"}]
+    "options",
+    [
+        *({"agents": 1.5}, {"messages": True}, {"rate": "fast"}, {"fail_rate": "1%"}, {"duration": "1s"}),
+        *({"seed": []}, {"slow_agents": []}, {"per_agent": "x"}, {"agent": 5}, {"payload": {}}),
+    ],
 )
 def test_a_plan_of_wrong_types_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidType):

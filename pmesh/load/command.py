@@ -18,6 +18,7 @@ from typing import Any, Self
 import click
 
 import pmesh
+from pmesh.errors import PmeshError
 from pmesh.load.driver import Driver
 from pmesh.load.environment import LoopFactory, choose_loop
 from pmesh.load.outputs import OutputFailed, Outputs
@@ -26,7 +27,7 @@ from pmesh.load.rendering.terminal import Screen
 from pmesh.load.report import Report, Search
 from pmesh.load.search import find_max
 from pmesh.load.subjects import name_of, resolve
-from pmesh.slo import DEFAULT_OBJECTIVES, Objective
+from pmesh.slo import Objective, default_objectives
 
 __all__ = ["ExitCode", "LoadOptions", "load"]
 
@@ -60,7 +61,8 @@ class LoadOptions:
         names: Profiles to run, in order.
         changes: What `make_plan` takes, in place of what the profiles say.
         agent, payload: "module:name" of the user's own.
-        objectives: What each report is judged by.
+        objectives: What each report is judged by, besides the default ones.
+        defaults: Whether the default ones are checked.
         abort_on_breach: End a run at the first second in which an objective does not hold.
         soak: Fit the drift over each run.
         find_max: Search the highest rate that holds this instead of running the profiles as they are.
@@ -73,7 +75,8 @@ class LoadOptions:
     changes: Mapping[str, Any] = field(default_factory=dict)
     agent: str | None = None
     payload: str | None = None
-    objectives: Sequence[Objective] = DEFAULT_OBJECTIVES
+    objectives: Sequence[Objective] = ()
+    defaults: bool = True
     abort_on_breach: bool = False
     soak: bool = False
     find_max: Objective | None = None
@@ -122,7 +125,10 @@ class _Command:
             plan,
             agent=self._agent,
             payload=self._payload,
-            objectives=self._options.objectives,
+            objectives=(
+                *(default_objectives(plan.mode) if self._options.defaults else ()),
+                *self._options.objectives,
+            ),
             abort_on_breach=self._options.abort_on_breach,
             soak=self._options.soak,
             on_progress=on_progress,
@@ -139,10 +145,16 @@ class _Command:
             self._interrupts = interrupts
             _warn_of_build()
             for driver in self._drivers:
-                if options.find_max is None:
-                    self._run_plan(driver.plan)
-                else:
-                    self._search(driver.plan, options.find_max)
+                try:
+                    if options.find_max is None:
+                        self._run_plan(driver.plan)
+                    else:
+                        self._search(driver.plan, options.find_max)
+                except PmeshError:
+                    # What the profiles before it measured is not lost for that.
+                    if self._reports:
+                        outputs.write(self._reports[0].environment, self._reports, self._searches)
+                    raise
                 # Without a reader there is nobody to run the rest for.
                 unread = screen.failure is not None and not outputs
                 if interrupts.seen or unread or any(report.faults for report in self._reports):
@@ -174,7 +186,7 @@ class _Command:
                 report = runner.run(driver.run())
             finally:
                 self._interrupts.watch(None, None)
-        if report.counts.sent:
+        if report.counts.sent or not report.interrupted:
             self._reports.append(report)
             self._screen.show_report(report)
 

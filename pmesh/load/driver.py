@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pmesh import AgentRef, Coordinator, LatencyRecorder, MailboxPolicy, Overflow
+from pmesh.errors import InvalidArgument, InvalidType, PmeshError
 from pmesh.load.drift import soak_of
 from pmesh.load.environment import Environment, describe_environment
 from pmesh.load.plan import Plan, make_plan
@@ -23,8 +25,8 @@ from pmesh.load.recording import Recording
 from pmesh.load.report import AgentRow, Counts, Injected, Point, Report, Spread
 from pmesh.load.resources import Meter, measure_overhead
 from pmesh.load.senders import CyclingSender, Pacer, RoundSender, arrival_offsets
-from pmesh.load.subjects import Subject, name_of, quiet_failures, resolve
-from pmesh.slo import DEFAULT_OBJECTIVES, Objective, as_objective, judge
+from pmesh.load.subjects import Subject, name_of, one_line, quiet_failures, resolve
+from pmesh.slo import Objective, as_objective, default_objectives, judge, split_figure
 
 if TYPE_CHECKING:
     from pmesh import Stats
@@ -37,8 +39,11 @@ Progress = Callable[[float], None]
 TURNS_PER_LOOK = 64
 
 # How long a run may take to end after its last send without any message ending. Load agents never wait, so
-# only a message that pmesh has lost count of takes that long; the user's own may.
+# only a message that pmesh has lost count of takes that long; handlers of the user's own may; and one who
+# has ended the run has seen enough.
 SETTLE_SECONDS = 10.0
+OWN_SETTLE_SECONDS = 60.0
+ENDED_SETTLE_SECONDS = 1.0
 
 # Over how long a breach is judged, and of how many latencies: 20 beyond the 99th percentile.
 BREACH_SECONDS = 1.0
@@ -52,7 +57,7 @@ class Driver:
         plan: What to do; `make_plan` makes one.
         agent: An agent class or a function agent to put under load, instead of the load tester's own.
         payload: What makes a payload for it: a function of nothing, or of the message's number.
-        objectives: What the report is judged by.
+        objectives: What the report is judged by; by default `pmesh.slo.default_objectives`.
         abort_on_breach: End the run at the first second in which one of the objectives does not hold.
         soak: Fit the drift of p99 and of memory.
         on_progress: Called with how far the run is: messages that are over, or seconds where the plan
@@ -69,14 +74,19 @@ class Driver:
         *,
         agent: Callable[..., Any] | None = None,
         payload: Callable[..., object] | None = None,
-        objectives: Iterable[str | Objective] = DEFAULT_OBJECTIVES,
+        objectives: Iterable[str | Objective] | None = None,
         abort_on_breach: bool = False,
         soak: bool = False,
         on_progress: Progress | None = None,
     ) -> None:
         self.plan = plan
         self._subject = Subject(plan, agent, payload)
-        self._objectives = tuple(map(as_objective, objectives))
+        if isinstance(objectives, (str, Objective)):
+            objectives = (objectives,)
+        if on_progress is not None and not callable(on_progress):
+            raise InvalidType(f"on_progress is {on_progress!r}; it must be a function of one number")
+        wanted = default_objectives(plan.mode) if objectives is None else objectives
+        self._objectives = tuple(map(as_objective, wanted))
         self._abort_on_breach = abort_on_breach
         self._soak = soak
         self._on_progress = on_progress
@@ -89,7 +99,9 @@ class Driver:
         self._stops = 0
         self._targets: list[AgentRef] = []
         self._pacer: Pacer | None = None
-        self._recent: list[Point] = []
+        self._recent: list[tuple[Point, Mapping[str, LatencyRecorder]]] = []
+        self._failure: PmeshError | None = None
+        self._unsettled_ns: int | None = None
 
     def stop(self) -> None:
         """End the run early: senders stop, what is in flight is handled, and `run` returns.
@@ -120,7 +132,16 @@ class Driver:
         gc.collect()
         meter = Meter()
         mesh = Coordinator(f"load-{plan.profile.name}", window=plan.window if plan.mode == "closed" else None)
-        with meter, quiet_failures(plan):
+        recording = Recording(
+            mesh,
+            self._targets,
+            per_agent=plan.per_agent,
+            is_open=plan.mode == "open",
+            late=lambda: self._pacer.late() if self._pacer is not None else 0,
+            on_point=self._on_point,
+        )
+        # The recording ends after the mesh: what is only handled, or given up, while that is left counts too.
+        with meter, quiet_failures(plan), contextlib.ExitStack() as until_closed:
             async with mesh:
                 for index in range(plan.profile.agents):
                     self._targets.append(await self._spawn(mesh, index))
@@ -128,17 +149,11 @@ class Driver:
                     await self._warm_up(mesh)
                 received_before = self._subject.received
                 failures_before, delays_before = self._subject.failures, self._subject.delays
-                recording = Recording(
-                    mesh,
-                    self._targets,
-                    per_agent=plan.per_agent,
-                    is_open=plan.mode == "open",
-                    late=lambda: self._pacer.late() if self._pacer is not None else 0,
-                    on_point=self._on_point,
-                )
-                with recording:
-                    await self._measure(mesh, recording, meter)
+                until_closed.enter_context(recording)
+                await self._measure(mesh, recording, meter)
                 rows = recording.rows()
+            if self._unsettled_ns is not None:
+                self._duration_ns += time.monotonic_ns() - self._unsettled_ns
         stats = mesh.stats()
         counts = Counts.of(stats).since(recording.before)
         received = self._subject.received - received_before
@@ -150,6 +165,7 @@ class Driver:
         faults = find_faults(
             stats,
             counts,
+            timed=recording.recorders["response"].count,
             sent=self._sent if self._subject.is_own else None,
             received=received + injected.failures if self._subject.is_own else None,
         )
@@ -165,7 +181,15 @@ class Driver:
                 capacity=default if plan.capacity is None else plan.capacity,
                 overflow=Overflow[plan.overflow.upper()],
             )
-        return await mesh.spawn(factory, *args, name=f"load-{index + 1}", mailbox=mailbox, own_recorders=plan.per_agent)
+        name = f"load-{index + 1}"
+        try:
+            return await mesh.spawn(factory, *args, name=name, mailbox=mailbox, own_recorders=plan.per_agent)
+        except Exception as error:
+            if self._subject.is_own:
+                raise
+            raise InvalidArgument(
+                f"agent {plan.agent} raised {type(error).__name__} when it was started: {one_line(error)}"
+            ) from error
 
     # Sending.
 
@@ -220,14 +244,13 @@ class Driver:
                 offsets = arrival_offsets(
                     plan.rate_per_second, plan.arrival, messages=limit, duration_ns=duration_ns, seed=plan.seed
                 )
-                if duration_ns is None and limit is not None:
-                    duration_ns = round(limit * 1e9 / plan.rate_per_second)
+                timely = math.inf if seconds is None else math.ceil(seconds * plan.rate_per_second)
                 self._pacer = Pacer(
                     self._targets,
                     make_payload,
                     offsets,
                     rate_per_second=plan.rate_per_second,
-                    duration_ns=duration_ns or 0,
+                    messages=int(min(timely, math.inf if limit is None else limit)),
                 )
                 await self._until_sent([self._pacer.send()])
                 self._sent += self._pacer.sent
@@ -250,8 +273,9 @@ class Driver:
         finally:
             if stopper is not None:
                 stopper.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await stopper
+                await asyncio.gather(stopper, return_exceptions=True)
+        if self._failure is not None:
+            raise self._failure
 
     async def _until_sent(self, sends: Sequence[Any], *, timed: bool = False) -> None:
         """Run the senders to their end, or until `stop`, a breach or the time ends them."""
@@ -264,7 +288,7 @@ class Driver:
         except asyncio.CancelledError:
             # Ours when somebody ended the run; else that of the caller, who wants no figures.
             task = asyncio.current_task()
-            ended = timed or self._stopped or self._aborted is not None
+            ended = timed or self._stopped or self._aborted is not None or self._failure is not None
             if not ended or (task is not None and task.cancelling()):
                 raise
         finally:
@@ -274,10 +298,16 @@ class Driver:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _settle(self, mesh: Coordinator, recording: Recording | None = None) -> None:
-        """Wait until all that was sent is over; not forever: what is lost stays pending."""
+        """Wait until all that was sent is over; not forever: what is lost, or hangs, stays pending.
+
+        A run that was ended does not wait for handlers that hang: it cancels them.
+        """
         turns = 0
         pending = -1
-        give_up = 0.0
+        give_up = math.inf
+        self._unsettled_ns = None
+        patience = SETTLE_SECONDS if self._subject.is_own else OWN_SETTLE_SECONDS
+        patience += 10 * self.plan.slow_ns / 1e9
         while True:
             # The recorders are looked at instead of the account, because that costs less. What ended
             # otherwise than handled or failed does not stand in them.
@@ -288,9 +318,15 @@ class Driver:
                 now = time.monotonic()
                 if not left:
                     return
-                if left != pending:
-                    pending, give_up = left, now + max(SETTLE_SECONDS, 10 * self.plan.slow_ns / 1e9)
-                elif now > give_up:
+                ended = self._stopped or self._aborted is not None
+                if ended:
+                    give_up = min(give_up, now + ENDED_SETTLE_SECONDS)
+                elif left != pending:
+                    pending, give_up = left, now + patience
+                if now > give_up:
+                    self._unsettled_ns = time.monotonic_ns()
+                    for name in mesh.agents if ended else ():
+                        await mesh.kill(name)
                     return
             turns += 1
             await asyncio.sleep(0 if turns < 50 * TURNS_PER_LOOK else 0.001)
@@ -303,7 +339,14 @@ class Driver:
             stopped = self._targets[index]
             await mesh.stop(stopped)
             self._stops += 1
-            self._targets[index] = await self._spawn(mesh, index)
+            try:
+                self._targets[index] = await self._spawn(mesh, index)
+            except PmeshError as error:
+                self._failure = error
+                self._stop_sending()
+                return
+            # Whatever it had in hand is over.
+            self._recording.retire(stopped)
 
     def _round_senders(self) -> list[RoundSender]:
         """Share a round's messages among the senders, so that each agent gets exactly its number.
@@ -325,36 +368,45 @@ class Driver:
 
     # Watching.
 
-    def _on_point(self, point: Point) -> None:
+    def _on_point(self, point: Point, times: Mapping[str, LatencyRecorder]) -> None:
         self._show_progress(self._recording)
         if not self._abort_on_breach or self._aborted is not None:
             return
-        self._recent.append(point)
-        if sum(point.interval_ns for point in self._recent) >= BREACH_SECONDS * 1e9:
+        self._recent.append((point, times))
+        if sum(point.interval_ns for point, _ in self._recent) >= BREACH_SECONDS * 1e9:
             self._aborted = self._find_breach(self._recent)
             self._recent = []
             if self._aborted is not None:
                 self._stop_sending()
 
-    def _find_breach(self, points: Sequence[Point]) -> str | None:
-        """The first objective that does not hold over `points`, in words."""
-        latency = LatencyRecorder()
-        for point in points:
-            latency.merge(point.recorder)
+    def _find_breach(self, recent: Sequence[tuple[Point, Mapping[str, LatencyRecorder]]]) -> str | None:
+        """The first objective that does not hold over these intervals, in words.
+
+        Percentiles of too few times are left out, and so is pmesh's own overhead, which does not change.
+        """
+        points = [point for point, _ in recent]
         sent = sum(point.sent for point in points)
         ended_badly = sum(point.failed for point in points)
         seconds = sum(point.interval_ns for point in points) / 1e9
-        spread = Spread.of(latency)
 
         def figure(name: str) -> float | None:
             if name == "throughput":
                 return sum(point.handled for point in points) / seconds
             if name == "success":
-                return 1.0 - ended_badly / sent if sent else None
-            if name in ("mean", "max") or (name.startswith("p") and latency.count >= BREACH_LATENCIES):
-                value: float = getattr(spread, name.replace(".", "_"))
-                return value
-            return None
+                return 1.0 - min(ended_badly / sent, 1.0) if sent else None
+            if name == "memory_per_agent":
+                return (points[-1].rss_bytes - self._recording.rss_bytes_before) / self.plan.profile.agents
+            if name == "overhead":
+                return None
+            series, statistic = split_figure(name)
+            merged = LatencyRecorder()
+            for _, times in recent:
+                if series in times:
+                    merged.merge(times[series])
+            if not merged.count or (statistic.startswith("p") and merged.count < BREACH_LATENCIES):
+                return None
+            value: float = getattr(Spread.of(merged), statistic.replace(".", "_"))
+            return value
 
         for verdict in judge(figure, self._objectives):
             if verdict.observed is not None and not verdict.passed:
@@ -407,12 +459,13 @@ class Driver:
         return report.judged(self._objectives)
 
 
-def find_faults(stats: Stats, counts: Counts, *, sent: int | None, received: int | None) -> list[str]:
+def find_faults(stats: Stats, counts: Counts, *, timed: int, sent: int | None, received: int | None) -> list[str]:
     """What is wrong with the account after a run, one sentence a side; empty when it balances.
 
     Args:
         stats: The whole account of the coordinator.
         counts: The part of it that was measured.
+        timed: How many messages the recorders have the times of.
         sent: What the senders say they sent; None where others sent as well.
         received: What the agents say they received; None where they do not say.
     """
@@ -430,6 +483,8 @@ def find_faults(stats: Stats, counts: Counts, *, sent: int | None, received: int
         faults.append(stats.imbalance)
     if stats.pending:
         faults.append(f"pending is {stats.pending} after the run, and must be 0")
+    if counts.handled + counts.failed != timed:
+        faults.append(f"the coordinator counted {counts.handled} handled + {counts.failed} failed, and timed {timed}")
     if sent is not None and counts.sent != sent:
         faults.append(f"the coordinator counted {counts.sent} sent, the senders {sent}")
     if received is not None and counts.handled + counts.failed != received:
@@ -444,7 +499,7 @@ async def run(
     *,
     agent: Callable[..., Any] | str | None = None,
     payload: Callable[..., object] | str | None = None,
-    objectives: Iterable[str | Objective] = DEFAULT_OBJECTIVES,
+    objectives: Iterable[str | Objective] | None = None,
     abort_on_breach: bool = False,
     soak: bool = False,
     on_progress: Progress | None = None,
@@ -456,7 +511,7 @@ async def run(
         profile: A profile, or the name of a shipped one: low, medium, high, extreme.
         agent: Your own agent class, function agent or `functools.partial` of a class, or "module:name" of one.
         payload: Makes a payload for it: a function of nothing, or of the message's number; or "module:name".
-        objectives: What the report is judged by.
+        objectives: What the report is judged by; by default `pmesh.slo.default_objectives`.
         abort_on_breach: End the run at the first second in which one of the objectives does not hold.
         soak: Fit the drift of p99 and of memory over the run.
         on_progress: Called with messages that are over, or with seconds where there is a `duration`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,14 @@ ARRIVALS = ("constant", "poisson")
 
 # The window is the capacity of every mailbox too.
 MOST_IN_FLIGHT = 1_000_000
+
+# What nobody can send, and what nobody would wait for; in between nothing overflows.
+LOWEST_RATE_PER_SECOND = 0.001
+HIGHEST_RATE_PER_SECOND = 100_000_000.0
+MOST_SECONDS = 10_000_000.0
+MOST_AGENTS = 1_000_000
+MOST_PAYLOAD_BYTES = 1_000_000_000
+MOST_MESSAGES = 1_000_000_000_000
 
 # How long an open loop runs when neither its duration nor its number of messages is given.
 OPEN_LOOP_SECONDS = 10.0
@@ -119,19 +126,19 @@ def make_plan(
         InvalidType: A value of the wrong type.
     """
     base = find_profile(profile)
+    limits = {"agents": (1, MOST_AGENTS), "concurrency": (1, MOST_AGENTS), "payload_bytes": (0, MOST_PAYLOAD_BYTES)}
+    asked = {"agents": agents, "concurrency": concurrency, "payload_bytes": payload_bytes}
     shape: dict[str, Any] = {
-        name: _whole(name, value, 0 if name == "payload_bytes" else 1)
-        for name, value in (("agents", agents), ("concurrency", concurrency), ("payload_bytes", payload_bytes))
-        if value is not None
+        name: _whole(name, value, *limits[name]) for name, value in asked.items() if value is not None
     }
     if messages is not None:
-        _whole("messages", messages, 1)
+        _whole("messages", messages, 1, MOST_MESSAGES)
     if duration is not None:
         _number("duration", duration, "seconds")
     if warmup != 0:
         _number("warmup", warmup, "seconds")
     if rate is not None:
-        _number("rate", rate, "messages per second")
+        _number("rate", rate, "messages per second", LOWEST_RATE_PER_SECOND, HIGHEST_RATE_PER_SECOND)
         for name, value in (("window", window), ("concurrency", concurrency)):
             if value is not None:
                 raise InvalidArgument(
@@ -153,11 +160,18 @@ def make_plan(
         raise InvalidType(f"fail_rate is {fail_rate!r}; it must be a share from 0.0 to 1.0")
     if not 0.0 <= fail_rate <= 1.0:
         raise InvalidArgument(f"fail_rate is {fail_rate!r}; it must be a share from 0.0 to 1.0")
-    if slow_agents:
-        _whole("slow_agents", slow_agents, 1, shape.get("agents", base.agents))
+    _whole("slow_agents", slow_agents, 0, shape.get("agents", base.agents))
+    if slow_agents or slow_seconds != 0:
         _number("slow_seconds", slow_seconds, "seconds")
     if stop_every is not None:
         _number("stop_every", stop_every, "seconds")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InvalidType(f"seed is {seed!r}; it must be a whole number")
+    if not isinstance(per_agent, bool):
+        raise InvalidType(f"per_agent is {per_agent!r}; it must be True or False")
+    for name, path in (("agent", agent), ("payload", payload)):
+        if path is not None and not isinstance(path, str):
+            raise InvalidType(f"{name} is {path!r}; in a plan it is the name, as module:name")
     changed = dataclasses.replace(base, **shape) if shape else base
     own = agent is not None or payload is not None
     if shape or rate is not None or messages is not None or duration is not None or own or fail_rate or slow_agents:
@@ -195,8 +209,11 @@ def _whole(name: str, value: object, least: int, most: int | None = None) -> int
     return value
 
 
-def _number(name: str, value: object, unit: str) -> None:
+def _number(name: str, value: object, unit: str, least: float = 0.0, most: float = MOST_SECONDS) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidType(f"{name} is {value!r}; it must be a number of {unit}")
-    if not (math.isfinite(value) and value > 0):
-        raise InvalidArgument(f"{name} is {value!r}; it must be a positive, finite number of {unit}")
+    # Written so that NaN, for which every comparison is false, is refused too.
+    if not (value > 0 and least <= value <= most):
+        # An int may be too long to be shown.
+        told = f"{value:g}" if isinstance(value, float) or abs(value) < 10**15 else "an int of many digits"
+        raise InvalidArgument(f"{name} is {told}; it must be a positive number of {unit}, at most {most:,.0f}")

@@ -33,6 +33,7 @@ class Profile:
 
     Raises:
         InvalidArgument: A number is below 1 (for `payload_bytes`: below 0).
+        InvalidType: A number is no int, or the name no str.
     """
 
     name: str
@@ -44,6 +45,13 @@ class Profile:
     reference: Reference | None = None
 
     def __post_init__(self) -> None:
+        name: object = self.name
+        if not (isinstance(name, str) and name):
+            raise InvalidType(f"name is {name!r}; it must be a str that is not empty")
+        for name in ("agents", "messages_per_agent", "rounds", "concurrency", "payload_bytes"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InvalidType(f"{name} is {value!r}; it must be a whole number")
         for name in ("agents", "messages_per_agent", "rounds", "concurrency"):
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"{name} is {getattr(self, name)}; it must be at least 1")

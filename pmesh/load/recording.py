@@ -7,7 +7,8 @@ import dataclasses
 import pickle
 import resource
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from pmesh import AgentRef, Coordinator, LatencyRecorder
@@ -26,6 +27,9 @@ MOST_POINTS = 1_000
 
 EMPTY = LatencyRecorder()
 
+# What a point takes in memory besides its packed recorder.
+POINT_BYTES = 700
+
 
 class Recording:
     """Collects what a mesh measures, from entering to leaving, in intervals.
@@ -38,11 +42,12 @@ class Recording:
         per_agent: Each of them has recorders of its own; keep their latencies apart.
         is_open: Latency is timed from the intended send time.
         late: How many messages a schedule wanted sent by now and that were not.
-        on_point: Called with each point.
+        on_point: Called with each point, and with its times by the names of `recorders`.
 
     Attributes:
         recorders: All that was recorded so far, by the names that `Report.recorders` has.
         before: The account when the recording began.
+        rss_bytes_before: Memory then.
     """
 
     def __init__(
@@ -53,28 +58,33 @@ class Recording:
         is_open: bool,
         per_agent: bool = False,
         late: Callable[[], int] = lambda: 0,
-        on_point: Callable[[Point], None] | None = None,
+        on_point: Callable[[Point, Mapping[str, LatencyRecorder]], None] | None = None,
     ) -> None:
         self._mesh = mesh
         self._targets = targets
         self._is_open = is_open
-        self._own = {ref.name: LatencyRecorder() for ref in targets} if per_agent else {}
+        self._per_agent = per_agent
         self._late = late
         self._on_point = on_point
         self.recorders = {name: LatencyRecorder() for name in ("latency", "response", "queue", "service")}
         if is_open:
             self.recorders["send_delay"] = LatencyRecorder()
         self._points: list[tuple[Point, bytes]] = []
+        self._packed_bytes = 0
+        self._retired: dict[str, Counts] = {}
+        self.rss_bytes_before = 0
         self._coarse_seconds = COARSE_SECONDS
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        self._own = {ref.name: LatencyRecorder() for ref in self._targets} if self._per_agent else {}
         self._mesh.reset_latency()
         # By the ref itself: one that takes the place of a stopped agent has its name.
         self._accounts_before = {ref: Counts.of(ref.counters()) for ref in self._targets}
         self._meters = {id(meter): meter for meter in map(self._mesh.latency_of, self._targets)}.values()
         self.before = self._last = Counts.of(self._mesh.totals())
+        self.rss_bytes_before = resident_bytes()
         self._started_ns = self._last_ns = time.monotonic_ns()
         self._cpu_seconds = _cpu_seconds()
         self._schedule()
@@ -98,17 +108,20 @@ class Recording:
 
     def series(self) -> tuple[Point, ...]:
         """The intervals so far."""
-        return tuple(dataclasses.replace(point, recorder=pickle.loads(packed)) for point, packed in self._points)
+        return tuple(dataclasses.replace(point, recorder=_unpack(packed)) for point, packed in self._points)
 
     def rows(self) -> tuple[AgentRow, ...]:
-        """The account of each agent that lives now, since the start."""
+        """The account since the start of each agent that lives now, and of those whose place it took.
+
+        Mail that was refused after one had stopped is in the whole account only.
+        """
         rows = []
         for ref in self._targets:
             if not ref.is_alive:
                 continue
-            counts = Counts.of(ref.counters())
-            if ref in self._accounts_before:
-                counts = counts.since(self._accounts_before[ref])
+            counts = self._since_start(ref)
+            if ref.name in self._retired:
+                counts = counts.plus(self._retired[ref.name])
             row = AgentRow(ref.name, counts)
             if self._own:
                 own = self._own[ref.name].snapshot()
@@ -116,6 +129,16 @@ class Recording:
                 row = dataclasses.replace(row, p50_ns=own.percentile(50), p99_ns=own.percentile(99), max_ns=own.max)
             rows.append(row)
         return tuple(rows)
+
+    def retire(self, ref: AgentRef) -> None:
+        """Keep the account of an agent that has stopped for the row of the one that takes its place."""
+        counts = self._since_start(ref)
+        self._retired[ref.name] = counts.plus(self._retired[ref.name]) if ref.name in self._retired else counts
+
+    def _since_start(self, ref: AgentRef) -> Counts:
+        counts = Counts.of(ref.counters())
+        before = self._accounts_before.get(ref)
+        return counts if before is None else counts.since(before)
 
     def _latency_of(self, ref: AgentRef) -> LatencyRecorder:
         meter = self._mesh.latency_of(ref)
@@ -139,14 +162,12 @@ class Recording:
         now_ns = time.monotonic_ns()
         counts = Counts.of(self._mesh.totals())
         cpu_seconds = _cpu_seconds()
-        for name in ("queue", "service"):
-            self.recorders[name].merge(taken[name])
-        self.recorders["response"].merge(taken["latency"])
-        latency = taken["latency"]
+        times = {"queue": taken["queue"], "service": taken["service"], "response": taken["latency"]}
+        times["latency"] = latency = taken["intended" if self._is_open else "latency"]
         if self._is_open:
-            latency = taken["intended"]
-            self.recorders["send_delay"].merge(taken["send_delay"])
-        self.recorders["latency"].merge(latency)
+            times["send_delay"] = taken["send_delay"]
+        for name, recorder in times.items():
+            self.recorders[name].merge(recorder)
         p50, p99 = latency.percentiles((50, 99))
         change = counts.since(self._last)
         point = Point(
@@ -161,18 +182,18 @@ class Recording:
             latency_max_ns=latency.max,
             pending=counts.pending,
             late=self._late(),
-            rss_bytes=resident_bytes(),
+            # Without what the series itself takes, which grows with the run.
+            rss_bytes=resident_bytes() - self._packed_bytes,
             cpu_seconds=cpu_seconds - self._cpu_seconds,
             recorder=latency,
         )
         self._last, self._last_ns, self._cpu_seconds = counts, now_ns, cpu_seconds
-        # Packed: a recorder keeps a page for each part of its range that was used, some 50 KB, and the memory
-        # that the run is said to take should be that of the mesh.
-        self._points.append((dataclasses.replace(point, recorder=EMPTY), pickle.dumps(latency)))
+        self._points.append((dataclasses.replace(point, recorder=EMPTY), _pack(latency)))
+        self._packed_bytes = sum(len(packed) + POINT_BYTES for _, packed in self._points)
         if len(self._points) > MOST_POINTS:
             self._halve()
         if self._on_point is not None:
-            self._on_point(point)
+            self._on_point(point, times)
 
     def _halve(self) -> None:
         """Join each two neighbouring intervals, and make the next ones twice as long."""
@@ -198,7 +219,17 @@ def _join(first: Point, second: Point) -> tuple[Point, bytes]:
         cpu_seconds=first.cpu_seconds + second.cpu_seconds,
         recorder=EMPTY,
     )
-    return joined, pickle.dumps(latency)
+    return joined, _pack(latency)
+
+
+def _pack(recorder: LatencyRecorder) -> bytes:
+    """A recorder made small: it keeps a page for each part of its range that was used, 50 KB of which 2 tell all."""
+    return zlib.compress(pickle.dumps(recorder), 1)
+
+
+def _unpack(packed: bytes) -> LatencyRecorder:
+    recorder: LatencyRecorder = pickle.loads(zlib.decompress(packed))
+    return recorder
 
 
 def _cpu_seconds() -> float:

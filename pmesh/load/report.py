@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pmesh.errors import PmeshError
 from pmesh.load.plan import Plan
-from pmesh.slo import SERIES_OF_TIMES, Objective, Verdict, as_objective, judge
+from pmesh.slo import Objective, Verdict, as_objective, judge, split_figure
 
 if TYPE_CHECKING:
     from pmesh import Counters, LatencyRecorder
@@ -68,6 +68,12 @@ class Counts:
     @classmethod
     def of(cls, counters: Counters) -> Self:
         return cls(**{field.name: getattr(counters, field.name) for field in dataclasses.fields(cls)})
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together."""
+        return Counts(
+            *(one + two for one, two in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True))
+        )
 
     def since(self, earlier: Counts) -> Counts:
         """What happened after `earlier`."""
@@ -293,8 +299,7 @@ class Report:
             return self.resources.rss_bytes_per_agent
         if name == "overhead":
             return self.overhead_bytes
-        prefix, _, rest = name.partition(".")
-        series, statistic = (prefix, rest) if prefix in SERIES_OF_TIMES else ("latency", name)
+        series, statistic = split_figure(name)
         spread: Spread | None = getattr(self, f"{series}_ns")
         if spread is None or not spread.count:
             return None

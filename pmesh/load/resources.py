@@ -144,15 +144,18 @@ def measure_overhead(event_loop: str) -> int:
 
 def _read_child(code: str) -> int:
     # Its own session, so that Ctrl-C reaches only the parent, which ends in good order.
-    child = subprocess.run(
-        [sys.executable, "-c", _PRELUDE + code, *sys.path],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        start_new_session=True,
-        check=False,
-    )
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", _PRELUDE + code, *sys.path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            start_new_session=True,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PmeshError(f"a process started to measure pmesh's own memory failed: {error}") from error
     if child.returncode:
         last = child.stderr.strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
         raise PmeshError(f"a process started to measure pmesh's own memory failed: {last[0]}")

@@ -99,13 +99,17 @@ class CyclingSender:
             # Shifted by one each lap, or a sender whose step is a multiple of their number would only ever
             # see one of the agents.
             target = targets[(number + number // count) % count]
+            refused = False
             try:
                 await target.send(make_payload(number))
             except (MailboxFull, AgentStopped):
-                # Counted sent and rejected. A refusal does not wait, and without this nothing else would run.
-                await asyncio.sleep(0)
+                refused = True
+            # A refusal was counted as well; before anything that may be cancelled.
             self.sent += 1
             number += step
+            if refused:
+                # It did not wait, and without this nothing else would run.
+                await asyncio.sleep(0)
 
 
 # Messages that a pacer which is behind sends before agents get a turn of the loop.
@@ -130,11 +134,11 @@ class Pacer:
         make_payload: Makes the payload of the message of that number.
         offsets: When each message is due, in ns from the start, ascending.
         rate_per_second: Of the schedule, to say how many messages are late.
-        duration_ns: When the schedule ends; 0 where only its last message says.
+        messages: How many the schedule has, on average where it is random.
 
     Attributes:
         sent: How many messages it gave to the mesh.
-        unsent: How many it gave up, being too far behind.
+        unsent: How many it gave up, being too far behind; of a random schedule the expected number.
     """
 
     def __init__(
@@ -144,13 +148,13 @@ class Pacer:
         offsets: Iterator[int],
         *,
         rate_per_second: float,
-        duration_ns: int = 0,
+        messages: int,
     ) -> None:
         self._targets = targets
         self._make_payload = make_payload
         self._offsets = offsets
         self._rate_per_second = rate_per_second
-        self._duration_ns = duration_ns
+        self._messages = messages
         self._due_ns: int | None = None
         self.sent = 0
         self.unsent = 0
@@ -170,7 +174,8 @@ class Pacer:
         count = len(targets)
         number = 0
         start_ns = now()
-        give_up_ns = start_ns + 2 * self._duration_ns + LEAST_GRACE_NS if self._duration_ns else 0
+        schedule_ns = round(self._messages * 1e9 / self._rate_per_second)
+        give_up_ns = start_ns + 2 * schedule_ns + LEAST_GRACE_NS
         try:
             for offset_ns in offsets:
                 due_ns = self._due_ns = start_ns + offset_ns
@@ -181,8 +186,8 @@ class Pacer:
                 number += 1
                 if number % BURST == 0:
                     await asyncio.sleep(0)
-                    if give_up_ns and now() > give_up_ns:
-                        self.unsent = sum(1 for _ in offsets)
+                    if now() > give_up_ns:
+                        self.unsent = max(0, self._messages - number)
                         break
         finally:
             self.sent += number

@@ -21,7 +21,7 @@ from pmesh.coordinator import _resolve_factory
 from pmesh.errors import InvalidArgument, InvalidType, PmeshError
 from pmesh.load.plan import Plan
 
-__all__ = ["InjectedFailure", "LoadAgent", "Subject", "name_of", "quiet_failures", "resolve"]
+__all__ = ["InjectedFailure", "LoadAgent", "Subject", "name_of", "one_line", "quiet_failures", "resolve"]
 
 MakePayload = Callable[[int], object]
 
@@ -181,6 +181,10 @@ class _PayloadFactory:
     def __init__(self, function: Callable[..., object]) -> None:
         if not callable(function):
             raise InvalidType(f"payload is {function!r}; it must be a function that makes a payload")
+        if inspect.iscoroutinefunction(function):
+            raise InvalidType(
+                f"payload factory {name_of(function)} is a coroutine function; payloads are made without waiting"
+            )
         self._function = function
         try:
             inspect.signature(function).bind()
@@ -193,11 +197,16 @@ class _PayloadFactory:
     def __call__(self, number: int) -> object:
         try:
             return self._function(number) if self._takes_number else self._function()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InvalidArgument(
-                f"payload factory {name_of(self._function)} raised {type(error).__name__}: {error}"
+                f"payload factory {name_of(self._function)} raised {type(error).__name__}: {one_line(error)}"
                 f" (for message {number})"
             ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line and without control characters."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())
 
 
 def name_of(thing: Any) -> str:
@@ -225,9 +234,9 @@ def resolve(path: str, what: str) -> Any:
         sys.path.append(folder)
     try:
         found = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidArgument(
-            f"{what} {path!r}: {module_name} cannot be imported: {type(error).__name__}: {error}"
+            f"{what} {path!r}: {module_name} cannot be imported: {type(error).__name__}: {one_line(error)}"
         ) from error
     for part in name.split("."):
         try:

@@ -2,7 +2,13 @@
 
 import sys
 
-from pmesh.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from pmesh.cli import main
+
+        code = main()
+    except KeyboardInterrupt:
+        if sys.stderr is not None:
+            sys.stderr.write("pmesh: interrupted\n")
+        code = 130
+    sys.exit(code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 import pmesh
+from pmesh import streams
 from pmesh.errors import InvalidArgument, InvalidType, PmeshError
 
 __all__ = ["main"]
@@ -18,6 +21,7 @@ PROFILE_NAMES = ("low", "medium", "high", "extreme")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_OUTPUT = 74
 EXIT_INTERRUPTED = 130
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -134,6 +138,7 @@ Objectives (--slo, --find-max, --abort-on-breach):
 \b
 Exit codes:
   0    every objective holds
+  1    something failed that should not have
   2    wrong usage; nothing ran
   70   the account of messages does not balance, which is a bug in pmesh
   74   the report could not be written
@@ -265,7 +270,14 @@ def load(profile: str, **options: Any) -> int:
 Examples:
   pmesh report report.json                      as the run showed it
   pmesh report report.json --html report.html
-  pmesh report mon.json tue.json --markdown -   several in one"""
+  pmesh report mon.json tue.json --markdown -   several in one
+
+\b
+Exit codes:
+  0   the report was shown or written
+  1   something failed that should not have
+  2   wrong usage, or a file that cannot be read
+  74  the report could not be shown or written"""
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @_outputs(json=False)
@@ -287,6 +299,7 @@ Examples:
 \b
 Exit codes:
   0   nothing got worse by more than --fail allows
+  1   something failed that should not have
   2   wrong usage, or a file that cannot be read
   74  the page could not be written
   99  a figure got worse by more than --fail allows"""
@@ -317,21 +330,65 @@ def _paths(options: dict[str, Any]) -> dict[str, str | None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line `arguments` (by default the process's own); returns the exit code."""
-    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    """Run the command line `arguments` (by default the process's own); returns the exit code.
+
+    Nothing is raised, and stdout and stderr are left with nothing to write.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if os.environ.get("_PMESH_COMPLETE"):
+        # A shell asks what may follow. click answers and exits.
+        commands.main(given, prog_name="pmesh")
+    streams.replace_closed()
     try:
-        return int(commands.main(arguments, prog_name="pmesh", standalone_mode=False) or 0)
+        code = _run(given)
+    except KeyboardInterrupt:
+        code = _fail("interrupted", EXIT_INTERRUPTED)
+    except BaseException as error:  # noqa: BLE001 - the last resort; SystemExit is one that agents may raise
+        code = _fail_by(error, debug="--debug" in given)
+    return code if streams.flush() or code else EXIT_OUTPUT
+
+
+def _run(arguments: list[str]) -> int:
+    # `commands.main` would make something else of EOFError and of a reader that has gone.
+    try:
+        with commands.make_context("pmesh", arguments) as context:
+            return int(commands.invoke(context) or 0)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError, ValueError):
+            error.show()
         return error.exit_code
-    except PmeshError as error:
-        if debug:
+
+
+def _fail_by(error: BaseException, *, debug: bool) -> int:
+    if debug:
+        with contextlib.suppress(OSError, ValueError):
             traceback.print_exception(error)
-        return _fail(str(error), EXIT_USAGE if isinstance(error, (InvalidArgument, InvalidType)) else EXIT_FAILED)
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", EXIT_INTERRUPTED)
+    if isinstance(error, PmeshError):
+        return _fail(str(error), _exit_code(error))
+    if isinstance(error, OSError) and _is_of_echo(error):
+        return _fail(f"the output could not be written: {error.strerror}", EXIT_OUTPUT)
+    text = "".join(traceback.format_exception_only(error))
+    return _fail(text if debug else f"{text} (--debug shows where)", EXIT_FAILED)
+
+
+def _exit_code(error: PmeshError) -> int:
+    if isinstance(error, (InvalidArgument, InvalidType)):
+        return EXIT_USAGE
+    from pmesh.load.outputs import OutputFailed
+
+    return EXIT_OUTPUT if isinstance(error, OutputFailed) else EXIT_FAILED
+
+
+def _is_of_echo(error: OSError) -> bool:
+    """Whether it was a stream that failed, and not whatever else the system refuses."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _fail(text: str, code: int) -> int:
-    click.echo(f"pmesh: {text}", err=True)
+    """Say why on stderr, in one line and without control characters; returns `code`."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(f"pmesh: {line}", err=True)
     return code

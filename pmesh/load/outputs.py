@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import io
 import json
 import os
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self
 
-from pmesh.errors import InvalidArgument
+from pmesh.errors import InvalidArgument, PmeshError
 from pmesh.load.environment import Environment
 from pmesh.load.report import Report, Search, as_document
+from pmesh.streams import discard_rest
 
 __all__ = ["FORMATS", "OutputFailed", "Outputs"]
 
 
-class OutputFailed(Exception):
-    """The report was measured and could not be written; the text says where and why."""
+class OutputFailed(PmeshError):
+    """A report is there and could not be written or shown; the text says where and why."""
 
 
 def _json(environment: Environment, reports: Sequence[Report], searches: Sequence[Search]) -> str:
@@ -57,7 +59,7 @@ def _hlog(environment: Environment, reports: Sequence[Report], searches: Sequenc
 
     intervals = [
         Interval(
-            tag=report.profile.name,
+            tag=_tag(report.profile.name),
             start_seconds=(point.at_ns - point.interval_ns) / 1e9,
             length_seconds=point.interval_ns / 1e9,
             recorder=point.recorder,
@@ -73,6 +75,11 @@ def _hlog(environment: Environment, reports: Sequence[Report], searches: Sequenc
         comment=f"pmesh {environment.pmesh}",
     )
     return text.getvalue()
+
+
+def _tag(name: str) -> str:
+    """`name` with an underscore for each character that the tag of an .hlog may not have."""
+    return "".join(char if char.isprintable() and char not in ", " else "_" for char in name) or "_"
 
 
 # How each format is made, by the name of its option.
@@ -93,19 +100,16 @@ class Outputs:
     is replaced only once there is something to write; a file made here and not written is removed again.
 
     Args:
-        paths: By format, each a path, "-" for stdout (one of them at most) or None.
+        paths: By format, each a path, "-" for stdout (one of them at most) or None. A path such as /dev/stdout,
+            which names what stdout writes to, is taken for "-".
 
     Raises:
-        InvalidArgument: A path cannot be opened for writing, or two outputs have the same one.
+        InvalidArgument: On entering: a path cannot be opened for writing, or two outputs would write one file, be
+            it by different names.
     """
 
     def __init__(self, paths: Mapping[str, str | None]) -> None:
         self._paths = {kind: path for kind, path in paths.items() if path is not None}
-        given = [os.path.abspath(path) if path != "-" else "-" for path in self._paths.values()]
-        for path in given:
-            if given.count(path) > 1:
-                options = " and ".join(f"--{kind}" for kind, other in self._paths.items() if _same(other, path))
-                raise InvalidArgument(f"{options} would both write {'stdout' if path == '-' else repr(path)}")
         self._files: dict[str, BinaryIO] = {}
         self._made: list[str] = []
         self._written: list[str] = []
@@ -114,11 +118,6 @@ class Outputs:
     def on_stdout(self) -> bool:
         """Whether one of them is stdout."""
         return "-" in self._paths.values()
-
-    @property
-    def in_files(self) -> bool:
-        """Whether one of them is a file."""
-        return any(path != "-" for path in self._paths.values())
 
     def __bool__(self) -> bool:
         return bool(self._paths)
@@ -135,6 +134,7 @@ class Outputs:
                     raise InvalidArgument(f"cannot write {path!r}: {error.strerror}") from None
                 if is_new:
                     self._made.append(path)
+            self._tell_apart()
         except BaseException:
             self.__exit__()
             raise
@@ -148,52 +148,81 @@ class Outputs:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
 
+    def _tell_apart(self) -> None:
+        """Refuse two outputs to one file, and find those that are stdout by another name."""
+        stdout = _identity(sys.stdout)
+        writers: dict[object, str] = {}
+        for kind in list(self._paths):
+            file = self._files.get(kind)
+            identity = stdout if file is None else _identity(file)
+            if file is not None and identity is not None and identity == stdout:
+                self._paths[kind] = "-"
+            if self._paths[kind] == "-":
+                identity = "-"
+            if identity in writers:
+                target = "stdout" if identity == "-" else repr(self._paths[kind])
+                raise InvalidArgument(f"--{writers[identity]} and --{kind} would both write {target}")
+            if identity is not None:
+                writers[identity] = kind
+
     def write(self, environment: Environment, reports: Sequence[Report], searches: Sequence[Search] = ()) -> None:
-        """Write each output.
+        """Make and write each output.
 
         Raises:
-            OutputFailed: One could not be written; the others were.
+            OutputFailed: One could not be made or written; the others were.
         """
-        texts = {kind: FORMATS[kind](environment, reports, searches) for kind in self._paths}
-        self.write_texts(texts)
+        self.write_each(
+            {kind: functools.partial(FORMATS[kind], environment, reports, searches) for kind in self._paths}
+        )
 
-    def write_texts(self, texts: Mapping[str, str]) -> None:
-        """Write the text of each format.
+    def write_each(self, makers: Mapping[str, Callable[[], str]]) -> None:
+        """Write what each format's maker returns.
 
         Raises:
-            OutputFailed: One could not be written; the others were.
+            OutputFailed: One could not be made or written; the others were.
         """
-        failures = []
-        for kind, text in texts.items():
+        failures: dict[str, Exception] = {}
+        for kind, make in makers.items():
             path = self._paths[kind]
             try:
+                # Of a name that was read, half a surrogate pair is left out rather than the report.
+                content = make().encode(errors="replace")
+            except Exception as error:  # noqa: BLE001 - raised again below, once the others are written
+                failures[f"the {kind.upper()} could not be made: {type(error).__name__}: {error}"] = error
+                continue
+            try:
                 if path == "-":
-                    _write_stdout(text, kind)
+                    _write_stdout(content)
                 else:
-                    _replace(self._files[kind], text.encode())
+                    _replace(self._files[kind], content)
                     self._written.append(path)
             except OSError as error:
-                failures.append(
-                    f"the {kind.upper()} could not be written to stdout: {error.strerror}"
-                    if path == "-"
-                    else f"cannot write {path!r}: {error.strerror}"
+                target = (
+                    f"the {kind.upper()} could not be written to stdout" if path == "-" else f"cannot write {path!r}"
                 )
+                failures[f"{target}: {error.strerror}"] = error
         if failures:
-            raise OutputFailed("; ".join(failures))
+            raise OutputFailed("; ".join(failures)) from next(iter(failures.values()))
 
 
-def _same(path: str, absolute: str) -> bool:
-    return path == absolute if "-" in (path, absolute) else os.path.abspath(path) == absolute
-
-
-def _write_stdout(text: str, kind: str) -> None:
+def _identity(file: IO[Any]) -> object:
+    """What tells `file` from others by whatever name it was opened; None where several may write without harm."""
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        status = os.fstat(file.fileno())
     except OSError:
-        # What is still buffered must not fail once more when the interpreter ends.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return None  # a stream in memory
+    # A device other than a terminal is such as /dev/null.
+    return None if stat.S_ISCHR(status.st_mode) and not file.isatty() else (status.st_dev, status.st_ino)
+
+
+def _write_stdout(content: bytes) -> None:
+    try:
+        sys.stdout.flush()
+        # UTF-8 as in a file, whatever the locale says.
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except OSError:
+        discard_rest(sys.stdout)
         raise
 
 

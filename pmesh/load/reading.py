@@ -14,6 +14,7 @@ from pmesh.load.document import read_document
 from pmesh.load.outputs import OutputFailed, Outputs
 from pmesh.load.rendering.terminal import Screen
 from pmesh.load.report import Report, Search
+from pmesh.streams import CONTROLS
 
 __all__ = ["compare", "report"]
 
@@ -22,7 +23,8 @@ def report(files: Sequence[str], paths: Mapping[str, str | None]) -> ExitCode:
     """Show the reports in `files`, or write them where `paths` says, by format.
 
     Raises:
-        InvalidArgument: A file cannot be read or is no load report, or an output cannot be written.
+        InvalidArgument: A file cannot be read or is no load report, or an output cannot be opened.
+        OutputFailed: An output could not be written, or the report not be shown.
     """
     documents = [read_document(file) for file in files]
     reports: list[Report] = [found for document in documents for found in document.reports]
@@ -31,7 +33,8 @@ def report(files: Sequence[str], paths: Mapping[str, str | None]) -> ExitCode:
     for file, document in zip(files[1:], documents[1:], strict=True):
         differences = comparing.environment_differences(environment, document.environment)
         if differences:
-            click.echo(f"pmesh: WARNING: {files[0]} and {file} differ: {'; '.join(differences)}", err=True)
+            warning = f"pmesh: WARNING: {files[0]} and {file} differ: {'; '.join(differences)}"
+            click.echo(warning.translate(CONTROLS), err=True)
     if not reports and not searches:
         raise InvalidArgument(f"nothing was measured in {', '.join(files)}")
     with Outputs(paths) as outputs:
@@ -42,11 +45,10 @@ def report(files: Sequence[str], paths: Mapping[str, str | None]) -> ExitCode:
             screen.show_search(search)
         if len(reports) > 1:
             screen.show_summary(reports)
-        try:
-            outputs.write(environment, reports, searches)
-        except OutputFailed as failure:
-            return _failed(str(failure))
-    return _failed(f"the report could not be shown: {screen.failure}") if screen.failure else ExitCode.HELD
+        outputs.write(environment, reports, searches)
+    if screen.failure is not None:
+        raise OutputFailed(f"the report could not be shown: {screen.failure}")
+    return ExitCode.HELD
 
 
 def compare(before: str, after: str, limits: Sequence[str], html_path: str | None) -> ExitCode:
@@ -54,7 +56,8 @@ def compare(before: str, after: str, limits: Sequence[str], html_path: str | Non
 
     Raises:
         InvalidArgument: A file cannot be read, a limit is none, the two have no profile in common, or the page
-            cannot be written.
+            cannot be opened.
+        OutputFailed: The page could not be written, or the comparison not be shown.
     """
     wanted = [comparing.parse_limit(limit) for limit in limits]
     comparison = comparing.compare(read_document(before), read_document(after))
@@ -70,15 +73,7 @@ def compare(before: str, after: str, limits: Sequence[str], html_path: str | Non
         if outputs:
             from pmesh.load.rendering.compare_page import compare_page
 
-            try:
-                outputs.write_texts({"html": compare_page(comparison, breaches)})
-            except OutputFailed as failure:
-                return _failed(str(failure))
-    if screen.failure:
-        return _failed(f"the comparison could not be shown: {screen.failure}")
+            outputs.write_each({"html": lambda: compare_page(comparison, breaches)})
+    if screen.failure is not None:
+        raise OutputFailed(f"the comparison could not be shown: {screen.failure}")
     return ExitCode.MISSED if breaches else ExitCode.HELD
-
-
-def _failed(text: str) -> ExitCode:
-    click.echo(f"pmesh: {text}", err=True)
-    return ExitCode.OUTPUT

@@ -13,10 +13,11 @@ import os
 import re
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from pmesh.load.rendering.findings import load_text, notices_of, search_text
@@ -32,6 +33,7 @@ from pmesh.load.rendering.terminal_tables import (
     times_table,
     verdicts_table,
 )
+from pmesh.streams import CONTROLS, discard_rest
 from pmesh.units import duration_text, observed_text
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class Screen:
         self._file = file
         self._silent = silent
         self._environment_shown = ""
-        self._console = _Console(file=file, highlight=False)
+        self._console = _Console(file=file, highlight=False, markup=False, emoji=False)
         self._show_progress = show_progress and not silent and file.isatty() and not self._console.is_dumb_terminal
         if isinstance(file, io.TextIOWrapper) and file.errors == "strict":
             # A name that the stream has no letters for must not cost the report.
@@ -237,7 +239,7 @@ class Screen:
 
     def _give_up(self, error: OSError) -> None:
         self.failure = error.strerror or type(error).__name__
-        _discard_rest(self._file)
+        discard_rest(self._file)
 
     def _bar(self, description: str, completed: float, total: float, unit: str, seconds: float) -> str:
         share = min(max(completed / total, 0.0), 1.0) if total else 1.0
@@ -258,13 +260,10 @@ class _Console(Console):
         # rich would end the process here, without a word and with the JSON file unwritten.
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-
-def _discard_rest(file: TextIO) -> None:
-    """Let what is buffered go nowhere, or the interpreter complains of it when it exits."""
-    with contextlib.suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, file.fileno())
-        os.close(null)
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        # Names in a report that was read may hold anything. What rich itself says to a terminal is added after this.
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(segment.text.translate(CONTROLS), segment.style)
 
 
 def _environment_text(environment: Environment) -> str:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from load_samples import ENVIRONMENT, point, recorder, report
 
-from pmesh import Overflow
+from pmesh import LatencyRecorder, Overflow
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.load.document import Document, read_document
 from pmesh.load.environment import Environment
@@ -383,12 +383,28 @@ def remove(path: str) -> Callable[[dict[str, Any]], None]:
         (change("profiles 0 mode", "open"), "profiles[0].mode is 'open'; its rate_per_second makes it 'closed'"),
         (change("profiles 0 success_rate", 0.5), "success_rate is 0.5; the counts and the duration make it 1.0"),
         (change("profiles 0 duration_ns", 10**9), "throughput_per_second is 500.0; the counts and the duration make"),
-        (change("profiles 0 latency_ns count", 4_999), "latency_ns is of 4999 times; the histogram of that name holds"),
+        (change("profiles 0 latency_ns count", 4_999), "profiles[0].latency_ns.count is 4999; the histogram of that"),
+        (
+            change("profiles 0 latency_ns p99", 1),
+            "profiles[0].latency_ns.p99 is 1; the histogram of that name makes it",
+        ),
+        (change("profiles 0 counts sent", 5_001), "counts.sent is 5001; accepted and rejected make it 5000, and no"),
+        (
+            change("profiles 0 counts dead", 5),
+            "profiles[0].counts.accepted is 5000; handled, failed, expired, dropped, dead and pending make it 5005",
+        ),
         (
             change("profiles 0 histograms send_delay", recorder(1).encode()),
             "profiles[0].send_delay_ns is null; the histogram of that name holds 5000",
         ),
-        (change("profiles 0 series 3 latency_count", 1), "series[3].latency_count is 1; the histogram beside it holds"),
+        (
+            change("profiles 0 series 3 latency_count", 1),
+            "profiles[0].series[3].latency_count is 1; the histogram beside it",
+        ),
+        (
+            change("profiles 0 series 3 latency_p99_ns", 1),
+            "series[3].latency_p99_ns is 1; the histogram beside it makes",
+        ),
         (change("find_max", [{"profile": "low"}]), "find_max[0].objective is missing"),
     ],
 )
@@ -399,6 +415,59 @@ def test_what_is_wrong_in_a_report_is_named_by_its_place(
     message = refusal(closed)
     assert message.startswith("the document: ")
     assert told in message
+
+
+@pytest.mark.parametrize("series", ["latency", "response", "queue", "service", "send_delay"])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Spread)])
+def test_each_field_of_a_spread_must_be_that_of_its_histogram(series: str, field: str) -> None:
+    document = copy.deepcopy(SAMPLES["open"])
+    spread = document["profiles"][1][f"{series}_ns"]
+    spread[field] += 1
+    assert re.fullmatch(
+        rf"the document: profiles\[1\]\.{series}_ns\.{field} is \S+; the histogram of that name makes it \S+",
+        refusal(document),
+    )
+
+
+@pytest.mark.parametrize("field", ["latency_count", "latency_p50_ns", "latency_p99_ns", "latency_max_ns"])
+def test_each_percentile_of_an_interval_must_be_that_of_its_histogram(field: str, closed: dict[str, Any]) -> None:
+    closed["profiles"][0]["series"][7][field] += 1
+    assert f"profiles[0].series[7].{field} is " in refusal(closed)
+
+
+def test_a_mean_that_was_summed_up_in_another_order_is_no_contradiction(closed: dict[str, Any]) -> None:
+    for name in ("mean", "stddev"):
+        closed["profiles"][0]["latency_ns"][name] *= 1 + 1e-9
+    assert len(read_document(closed).reports) == 1
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Counts)])
+def test_each_count_must_balance_unless_a_fault_says_that_it_does_not(field: str, closed: dict[str, Any]) -> None:
+    part = closed["profiles"][0]
+    part["counts"][field] += 1
+    counts = Counts(**part["counts"])
+    part["success_rate"] = counts.handled / counts.sent
+    part["throughput_per_second"] = counts.handled * 1e9 / part["duration_ns"]
+    assert re.search(r"profiles\[0\]\.counts\.\w+ is 500\d; .* make it 500\d, and no fault is listed$", refusal(closed))
+    part["faults"] = ["accepted 5000 is not handled 5000 + failed 1"]
+    assert read_document(closed).reports[0].counts == counts
+
+
+def test_a_report_with_faults_must_still_agree_with_its_histograms(closed: dict[str, Any]) -> None:
+    closed["profiles"][0]["faults"] = ["one is lost"]
+    closed["profiles"][0]["queue_ns"]["max"] += 1
+    assert "profiles[0].queue_ns.max is " in refusal(closed)
+
+
+@given(st.lists(st.integers(0, 70_000_000_000), max_size=20))
+@settings(deadline=None)
+def test_spreads_of_any_times_read_back(times_ns: list[int]) -> None:
+    made = LatencyRecorder()
+    for time_ns in times_ns:
+        made.record(time_ns)
+    written = report(latency_ns=Spread.of(made), recorders={"latency": made}, series=())
+    [read] = read_document(json.loads(json.dumps(as_document(ENVIRONMENT, [written])))).reports
+    assert read.latency_ns == written.latency_ns
 
 
 def test_what_only_python_can_hold_is_refused_too(closed: dict[str, Any]) -> None:

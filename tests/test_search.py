@@ -14,7 +14,7 @@ from load_samples import report as sample
 
 from pmesh.errors import InvalidArgument
 from pmesh.load.report import Counts, Injected, Plan, Report, Search, Step
-from pmesh.load.search import check_searchable, find_max, kept_up
+from pmesh.load.search import MOST_PER_SECOND, check_searchable, check_start, find_max, kept_up
 from pmesh.slo import Objective
 
 MS = 1_000_000
@@ -31,18 +31,24 @@ def report_of(
     p99_ns: float,
     *,
     seconds: float = 2.0,
+    sent: int | None = None,
     handled: int | None = None,
     arrival: str = "constant",
     latency_p50_ns: float | None = None,
     failed: int = 0,
+    internal: int = 0,
     **changes: object,
 ) -> Report:
-    """A run of an open loop at `rate`; all is handled unless `handled` says otherwise."""
-    sent = round(rate * seconds)
+    """A run of an open loop at `rate`; all is sent and handled unless `sent` and `handled` say otherwise.
+
+    `internal` messages that agents sent each other were handled as well.
+    """
+    sent = round(rate * seconds) if sent is None else sent
     handled = sent if handled is None else handled
+    assert TEMPLATE.send_delay_ns is not None
     latency = dataclasses.replace(
         TEMPLATE.latency_ns,
-        count=handled,
+        count=handled + failed,
         p50=round(p99_ns / 6.6 if latency_p50_ns is None else latency_p50_ns),
         p99=round(p99_ns),
         max=round(2 * p99_ns),
@@ -50,9 +56,16 @@ def report_of(
     return dataclasses.replace(
         TEMPLATE,
         plan=Plan(TEMPLATE.profile, window=1, rate_per_second=rate, arrival=arrival),
-        counts=Counts(sent, handled + failed, sent - handled - failed, handled, failed, 0, 0, 0, 0),
+        counts=Counts(
+            sent + internal,
+            handled + failed + internal,
+            sent - handled - failed,
+            handled + internal,
+            *(failed, 0, 0, 0, 0),
+        ),
         duration_ns=round(seconds * 1e9),
         latency_ns=latency,
+        send_delay_ns=dataclasses.replace(TEMPLATE.send_delay_ns, count=sent),
         **changes,
     )
 
@@ -80,7 +93,7 @@ class Queue:
             seconds = 2.0 * rate / self.capacity
             backlog_ns = (seconds - 2.0) * 1e9
             return report_of(
-                rate, 20 * MS + backlog_ns, seconds=seconds, handled=round(2.0 * rate), latency_p50_ns=backlog_ns / 2
+                rate, 20 * MS + backlog_ns, seconds=seconds, sent=round(2.0 * rate), latency_p50_ns=backlog_ns / 2
             )
         p99_ns = math.log(100) / (self.capacity - rate) * 1e9 * self._generator.lognormvariate(0, self._deviation)
         return report_of(rate, p99_ns * (20 if self._generator.random() < self._bad_runs else 1))
@@ -224,7 +237,7 @@ def test_a_success_rate_ends_where_the_mesh_does_not_keep_up() -> None:
         # All is handled, only ever later.
         seconds = 2.0 * max(1.0, rate / capacity)
         return report_of(
-            rate, 1e9, seconds=seconds, handled=round(2 * rate), latency_p50_ns=(seconds - 2.0) * 0.5e9 + 1_000
+            rate, 1e9, seconds=seconds, sent=round(2 * rate), latency_p50_ns=(seconds - 2.0) * 0.5e9 + 1_000
         )
 
     found = search(measure, SUCCESS)
@@ -243,6 +256,29 @@ def test_rejected_messages_are_a_miss_though_the_others_were_quick() -> None:
     assert not kept_up(report_of(1_000, MS, handled=1_950), 1_000)
 
 
+@pytest.mark.parametrize("internal", [500, 10_000])
+def test_messages_that_agents_send_each_other_do_not_count(internal: int) -> None:
+    # Rejected half of what it should have handled, or sent half of it; each with as many messages of its own.
+    assert not kept_up(report_of(1_000, MS, handled=1_000, internal=internal), 1_000)
+    assert not kept_up(report_of(1_000, MS, sent=1_000, internal=internal), 1_000)
+    assert kept_up(report_of(1_000, MS, internal=internal), 1_000)
+
+
+def test_a_search_of_agents_that_send_each_other_messages_ends_where_they_refuse() -> None:
+    capacity = 5_000
+
+    async def measure(rate: float) -> Report:
+        handled = round(2 * min(rate, capacity))
+        return report_of(rate, 1 * MS, handled=handled, internal=9 * handled)
+
+    assert (search(measure).highest_rate_per_second or 0) == pytest.approx(capacity, rel=0.1)
+
+
+def test_a_closed_loop_has_nothing_to_keep_up_with() -> None:
+    with pytest.raises(InvalidArgument, match="the report is of a closed loop"):
+        kept_up(sample(), 1_000)
+
+
 def test_failures_on_purpose_are_no_miss() -> None:
     failing = report_of(1_000, MS, handled=1_900, failed=100)
     assert not kept_up(failing, 1_000)
@@ -250,14 +286,18 @@ def test_failures_on_purpose_are_no_miss() -> None:
 
 
 def test_the_time_that_every_message_takes_is_no_miss() -> None:
-    slow = report_of(1_000, 110 * MS, seconds=2.1, handled=2_000, latency_p50_ns=100 * MS)
+    slow = report_of(1_000, 110 * MS, seconds=2.1, sent=2_000, latency_p50_ns=100 * MS)
     assert kept_up(slow, 1_000)
 
 
 def test_poisson_arrivals_may_be_fewer_by_chance() -> None:
-    assert kept_up(report_of(1_000, MS, handled=1_850, arrival="poisson"), 1_000)
-    assert not kept_up(report_of(1_000, MS, handled=1_800, arrival="poisson"), 1_000)
-    assert not kept_up(report_of(1_000, MS, handled=1_850), 1_000)
+    assert kept_up(report_of(1_000, MS, sent=1_850, arrival="poisson"), 1_000)
+    assert not kept_up(report_of(1_000, MS, sent=1_800, arrival="poisson"), 1_000)
+    assert not kept_up(report_of(1_000, MS, sent=1_850), 1_000)
+
+
+def test_chance_excuses_no_message_that_was_sent_and_refused() -> None:
+    assert not kept_up(report_of(1_000, MS, handled=1_900, arrival="poisson"), 1_000)
 
 
 def test_a_run_that_was_aborted_is_a_miss() -> None:
@@ -371,7 +411,7 @@ def test_upper_bounds_of_times_can_be_searched(figure: str) -> None:
         ({"start_per_second": -5.0}, "start_per_second is -5.0"),
         ({"start_per_second": math.nan}, "start_per_second is nan"),
         ({"start_per_second": math.inf}, "start_per_second is inf"),
-        ({"start_per_second": 2_000.0, "limit_per_second": 1_000.0}, "to the limit of 1,000"),
+        ({"start_per_second": 2_000.0, "limit_per_second": 1_000.0}, "it must be from 1 to 1,000, the limit"),
         ({"limit_per_second": math.inf}, "limit_per_second is inf"),
         ({"precision": 0.0}, "precision is 0.0; it must be a share from 0.001 to 1.0"),
         ({"precision": math.nan}, "precision is nan"),
@@ -382,3 +422,18 @@ def test_numbers_out_of_range_are_named(options: dict[str, float], says: str) ->
     with pytest.raises(InvalidArgument) as caught:
         search(holding_below(1), **options)  # type: ignore[arg-type]
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [1, 1.0, 50_000.5, MOST_PER_SECOND])
+def test_a_rate_that_a_search_can_start_at_passes_beforehand(rate: float) -> None:
+    check_start(rate)
+    assert search(holding_below(0), start_per_second=rate, max_steps=1).steps[0].rate_per_second == rate
+
+
+@pytest.mark.parametrize("rate", [0, 0.99, -5.0, math.nan, math.inf, MOST_PER_SECOND * 2])
+def test_a_rate_that_no_search_can_start_at_is_named_beforehand(rate: float) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_start(rate)
+    assert str(caught.value) == (
+        f"rate is {rate}; it must be from 1 to 100,000,000 messages per second, which the search starts at"
+    )

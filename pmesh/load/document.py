@@ -39,6 +39,10 @@ from pmesh.slo import Verdict, parse_objective
 
 __all__ = ["Document", "read_document"]
 
+# How far two sums of the same middles of buckets may lie apart, made by different compilers: a share, and ns.
+_ROUNDING = 1e-6
+_ROUNDING_NS = 1e-3
+
 _SCHEMA_NAME = re.compile(r"pmesh\.load/([0-9]{1,9})")
 
 
@@ -189,10 +193,12 @@ def _recorder(text: str, path: str) -> LatencyRecorder:
 def _point(row: Mapping[str, Any], path: str) -> Point:
     kept = {name: value for name, value in row.items() if name != "histogram"}
     point = Point(**kept, recorder=_recorder(row["histogram"], f"{path}.histogram"))
-    if point.recorder.count != point.latency_count:
-        raise _Mismatch(
-            f"{path}.latency_count is {point.latency_count}; the histogram beside it holds {point.recorder.count}"
-        )
+    held = Spread.of(point.recorder)
+    for name in ("count", "p50", "p99", "max"):
+        field = f"latency_{name}" if name == "count" else f"latency_{name}_ns"
+        told, computed = getattr(point, field), getattr(held, name)
+        if told != computed:
+            raise _Mismatch(f"{path}.{field} is {told}; the histogram beside it makes it {computed}")
     return point
 
 
@@ -224,12 +230,38 @@ def _check_consequences(report: Report, part: Mapping[str, Any], path: str) -> N
     """Refuse what does not follow from that which it follows from."""
     if part["mode"] != report.mode:
         raise _Mismatch(f"{path}.mode is {part['mode']!r}; its rate_per_second makes it {report.mode!r}")
+    # A report with faults tells of an account that does not balance, and must be read for that.
+    if not report.faults:
+        _check_balance(report.counts, f"{path}.counts")
     for name in ("success_rate", "throughput_per_second"):
         told, computed = part[name], getattr(report, name)
         if not math.isclose(told, computed, rel_tol=1e-9):
             raise _Mismatch(f"{path}.{name} is {told}; the counts and the duration make it {computed}")
     for name, recorder in report.recorders.items():
         spread: Spread | None = getattr(report, f"{name}_ns")
-        if spread is None or spread.count != recorder.count:
-            held = "null" if spread is None else f"of {spread.count} times"
-            raise _Mismatch(f"{path}.{name}_ns is {held}; the histogram of that name holds {recorder.count}")
+        if spread is None:
+            raise _Mismatch(f"{path}.{name}_ns is null; the histogram of that name holds {recorder.count}")
+        _check_spread(spread, Spread.of(recorder), f"{path}.{name}_ns")
+
+
+def _check_balance(counts: Counts, path: str) -> None:
+    judged = counts.accepted + counts.rejected
+    if counts.sent != judged:
+        raise _Mismatch(f"{path}.sent is {counts.sent}; accepted and rejected make it {judged}, and no fault is listed")
+    became = counts.handled + counts.failed + counts.expired + counts.dropped + counts.dead + counts.pending
+    if counts.accepted != became:
+        raise _Mismatch(
+            f"{path}.accepted is {counts.accepted}; handled, failed, expired, dropped, dead and pending make it"
+            f" {became}, and no fault is listed"
+        )
+
+
+def _check_spread(told: Spread, held: Spread, path: str) -> None:
+    for field in dataclasses.fields(Spread):
+        ours, theirs = getattr(told, field.name), getattr(held, field.name)
+        if field.name in ("mean", "stddev"):
+            same = math.isclose(ours, theirs, rel_tol=_ROUNDING, abs_tol=_ROUNDING_NS)
+        else:
+            same = ours == theirs
+        if not same:
+            raise _Mismatch(f"{path}.{field.name} is {ours}; the histogram of that name makes it {theirs}")

@@ -13,7 +13,7 @@ from pmesh.errors import InvalidArgument
 from pmesh.load.report import Report, Search, Step
 from pmesh.slo import Objective
 
-__all__ = ["MOST_PER_SECOND", "check_searchable", "find_max", "kept_up"]
+__all__ = ["MOST_PER_SECOND", "check_searchable", "check_start", "find_max", "kept_up"]
 
 # Beyond what any process can send; a search that gets here has a `measure` that does not send.
 MOST_PER_SECOND = 100_000_000.0
@@ -21,7 +21,7 @@ MOST_PER_SECOND = 100_000_000.0
 # Below this a run of seconds has too few messages to judge.
 FEWEST_PER_SECOND = 1.0
 
-# How much of the rate must have been handled.
+# How much of the rate, and of what was sent, must have been handled.
 KEPT_UP_SHARE = 0.98
 
 # Runs that must agree on a rate before the bracket is halved beside it, and before the search ends beside it.
@@ -83,7 +83,8 @@ async def find_max(
         its bracket was narrow shows so by its ends, which then may have been decided by one run.
 
     Raises:
-        InvalidArgument: The objective does not tell rates apart, or a number is out of its range. Nothing was run.
+        InvalidArgument: The objective does not tell rates apart, or a number is out of its range; nothing was run.
+            `check_searchable` and `check_start` tell that beforehand. Or `measure` ran a closed loop.
         Exception: What `measure` or `on_step` raises.
 
     Cancel safety: a cancelled call has cancelled the run in hand, and what it found is lost save for what `on_step`
@@ -123,7 +124,7 @@ async def find_max(
 
 
 def check_searchable(objective: Objective) -> None:
-    """Raise unless `objective` holds at low rates and misses at high ones.
+    """Raise unless `objective` holds at low rates and misses at high ones; to be asked before anything runs.
 
     Raises:
         InvalidArgument: It does not: what grows with the rate, or has nothing to do with it.
@@ -147,13 +148,30 @@ def check_searchable(objective: Objective) -> None:
     )
 
 
-def kept_up(report: Report, rate_per_second: float) -> bool:
-    """Whether the run handled at least 98 % of `rate_per_second`, and sent all that its schedule wanted.
+def check_start(start_per_second: float) -> None:
+    """Raise unless a search can start at this rate (messages per second); to be asked before anything runs.
 
-    Messages count as handled when they were made to fail on purpose. The duration is taken without the median
-    latency, which the last message takes on any mesh; and Poisson arrivals may be fewer by chance, by three
-    standard deviations.
+    Raises:
+        InvalidArgument: It is out of range; the text calls it `rate`, as people do who ask for a search.
     """
+    _check_rate("rate", start_per_second, MOST_PER_SECOND, " messages per second, which the search starts at")
+
+
+def kept_up(report: Report, rate_per_second: float) -> bool:
+    """Whether the run of an open loop handled at least 98 % of `rate_per_second` and of what it sent, and sent all
+    that its schedule wanted.
+
+    Only what was sent on the schedule counts (`send_delay_ns`), and of that what a handler ended (`latency_ns`);
+    messages that agents send each other do not. Failures are taken off, save for those on purpose: an agent that
+    refuses when it is overloaded is quick. Whose messages failed is not known, so those among agents are taken off
+    as well. The duration is taken without the median latency, which the last message takes on any mesh; and
+    Poisson arrivals may be fewer by chance, by three standard deviations.
+
+    Raises:
+        InvalidArgument: The report is of a closed loop, which has no schedule to keep up with.
+    """
+    if report.send_delay_ns is None:
+        raise InvalidArgument("the report is of a closed loop; a rate is kept up with, or not, by an open loop")
     if report.unsent:
         return False
     seconds = (report.duration_ns - report.latency_ns.p50) / 1e9
@@ -161,7 +179,8 @@ def kept_up(report: Report, rate_per_second: float) -> bool:
     least = KEPT_UP_SHARE * wanted
     if report.plan.arrival == "poisson":
         least -= 3 * math.sqrt(max(wanted, 0.0))
-    return report.counts.handled + report.injected.failures >= least
+    failed = max(0, report.counts.failed - report.injected.failures)
+    return report.latency_ns.count - failed >= max(least, KEPT_UP_SHARE * report.send_delay_ns.count)
 
 
 def next_rate(
@@ -221,16 +240,15 @@ def _judge(report: Report, rate_per_second: float, objective: Objective) -> Step
 
 
 def _check_numbers(start_per_second: float, precision: float, max_steps: int, limit_per_second: float) -> None:
-    if not FEWEST_PER_SECOND <= limit_per_second <= MOST_PER_SECOND:
-        raise InvalidArgument(
-            f"limit_per_second is {limit_per_second}; it must be from {FEWEST_PER_SECOND:.0f} to {MOST_PER_SECOND:,.0f}"
-        )
-    if not FEWEST_PER_SECOND <= start_per_second <= limit_per_second:
-        raise InvalidArgument(
-            f"start_per_second is {start_per_second}; it must be from {FEWEST_PER_SECOND:.0f} to the limit of"
-            f" {limit_per_second:,.0f}"
-        )
+    _check_rate("limit_per_second", limit_per_second, MOST_PER_SECOND)
+    _check_rate("start_per_second", start_per_second, limit_per_second, ", the limit")
     if not 0.001 <= precision <= 1.0:
         raise InvalidArgument(f"precision is {precision}; it must be a share from 0.001 to 1.0")
     if max_steps < 1:
         raise InvalidArgument(f"max_steps is {max_steps}; it must be at least 1")
+
+
+def _check_rate(name: str, value: float, most: float, unit: str = "") -> None:
+    # Written so that NaN is out of range.
+    if not FEWEST_PER_SECOND <= value <= most:
+        raise InvalidArgument(f"{name} is {value}; it must be from {FEWEST_PER_SECOND:.0f} to {most:,.0f}{unit}")

@@ -2,13 +2,7 @@
 
 import sys
 
-if __name__ == "__main__":
-    try:
-        from pmesh.cli import main
+from pmesh.cli import main
 
-        code = main()
-    except KeyboardInterrupt:
-        if sys.stderr is not None:
-            sys.stderr.write("pmesh: interrupted\n")
-        code = 130
-    sys.exit(code)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -153,9 +153,9 @@ def test_wheel_holds_modules_stub_marker_and_schema_and_no_source_of_the_core(bu
     assert package == shipped | {f"pmesh/_core{sysconfig.get_config_var('EXT_SUFFIX')}"}
 
 
-def test_wheel_holds_only_the_package_its_command_and_its_metadata(built: Built) -> None:
+def test_wheel_holds_only_the_package_and_its_metadata(built: Built) -> None:
     metadata = {name for name in built.wheel_names if not name.startswith("pmesh/")}
-    assert metadata == {"_pmesh_command.py"} | {
+    assert metadata == {
         f"{built.dist_info}/{name}"
         for name in (
             "METADATA",

@@ -25,7 +25,7 @@ from pmesh.load.outputs import OutputFailed, Outputs
 from pmesh.load.plan import Plan, make_plan
 from pmesh.load.rendering.terminal import Screen
 from pmesh.load.report import Report, Search
-from pmesh.load.search import find_max
+from pmesh.load.search import check_searchable, check_start, find_max
 from pmesh.load.subjects import name_of, resolve
 from pmesh.slo import Objective, default_objectives
 
@@ -107,6 +107,10 @@ class _Command:
         self._agent = None if options.agent is None else resolve(options.agent, "agent")
         self._payload = None if options.payload is None else resolve(options.payload, "payload")
         # All before the first one runs: a mistake must not come to light after minutes of load.
+        if options.find_max is not None:
+            check_searchable(options.find_max)
+            if options.changes.get("rate") is not None:
+                check_start(options.changes["rate"])
         self._drivers = [self._driver(self._plan(name, options.changes)) for name in options.names]
         self._outputs = Outputs(options.paths)
         self._reports: list[Report] = []

@@ -598,6 +598,8 @@ def test_the_throughput_of_an_open_loop_is_not_judged_unless_asked_for() -> None
 @pytest.mark.parametrize("objective", ["queue.p99<1ns", "service.mean<1ns", "memory_per_agent<1B", "success>=99%"])
 def test_a_breach_of_any_figure_of_an_interval_ends_the_run(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver_module, "BREACH_SECONDS", 0.1)
+    grows = itertools.count(0, 1_000_000)
+    monkeypatch.setattr(recording_module, "resident_bytes", lambda: next(grows))
     report = run_tiny(duration=20.0, objectives=objective, abort_on_breach=True, fail_rate=0.1)
     assert report.aborted is not None
     assert report.aborted.startswith(objective)

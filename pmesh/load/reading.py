@@ -61,7 +61,7 @@ def compare(before: str, after: str, limits: Sequence[str], html_path: str | Non
     """
     wanted = [comparing.parse_limit(limit) for limit in limits]
     comparison = comparing.compare(read_document(before), read_document(after))
-    if not comparison.profiles:
+    if not comparison.profiles and not comparison.searches:
         raise InvalidArgument(
             f"{before} and {after} have no profile in common:"
             f" {', '.join(comparison.only_before) or 'none'} and {', '.join(comparison.only_after) or 'none'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 import json
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from load_samples import ENVIRONMENT, report
 
 import pmesh
 from pmesh import Coordinator, cli, slo
-from pmesh.load import PROFILES, Driver, Objective
+from pmesh.load import PROFILES, Driver, Objective, as_document
 from pmesh.load import command as command_module
 from pmesh.load import driver as driver_module
 from pmesh.load import plan as plan_module
@@ -379,6 +381,20 @@ def test_an_error_that_quotes_what_was_read_is_one_line(capsys: pytest.CaptureFi
     assert err[:-1].isprintable()
 
 
+def test_a_saved_report_is_no_command_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for number, cpu in enumerate(["plain", "\x1b]0;title\x07\x9b2J"]):
+        environment = dataclasses.replace(ENVIRONMENT, cpu=cpu)
+        document = as_document(environment, [report(environment=environment)])
+        paths.append(tmp_path / f"{number}.json")
+        paths[-1].write_text(json.dumps(document))
+    for command in ("report", "compare"):
+        assert cli.main([command, *map(str, paths)]) == 0
+        captured = capsys.readouterr()
+        assert (captured.out + captured.err).replace("\n", "").isprintable()
+        assert "]0;title2J" in captured.out + captured.err
+
+
 @pytest.mark.parametrize("name", ["load", "report", "compare"])
 def test_the_help_names_every_exit_code(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([name, "--help"]) == 0
@@ -624,8 +640,6 @@ def test_all_runs_each_profile_and_ends_with_a_summary(
 
 
 def _small(profile: Any) -> Any:
-    import dataclasses
-
     return dataclasses.replace(profile, messages_per_agent=2, rounds=2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 import json
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from load_samples import ENVIRONMENT, report
 
 import pmesh
 from pmesh import Coordinator, cli, slo
-from pmesh.load import PROFILES, Driver, Objective
+from pmesh.load import PROFILES, Driver, Objective, as_document
+from pmesh.load import command as command_module
 from pmesh.load import driver as driver_module
 from pmesh.load import plan as plan_module
 
@@ -69,6 +72,9 @@ def certain(judged_by: Callable[..., None]) -> None:
 
 # -P: the installed pmesh, and not the one in the folder the tests run in, which is not built.
 PYTHON = (sys.executable, "-P")
+
+# What the script `pmesh` calls.
+SCRIPT = Path(__file__).parent.parent / "_pmesh_command.py"
 
 WITHOUT_OVERHEAD = """
 import sys
@@ -247,6 +253,161 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
     assert "Traceback" not in stderr
 
 
+@pytest.mark.parametrize("imported", ["pmesh", "click", "pmesh.load.command"])
+def test_ctrl_c_while_the_script_imports_gets_one_line_and_130(imported: str) -> None:
+    code = f"""
+        import runpy, signal, sys
+
+        class Interrupt:
+            def find_spec(name, path=None, target=None):
+                if name == {imported!r}:
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupt)
+        sys.argv = ["pmesh", "load", "low"]
+        sys.exit(runpy.run_path({str(SCRIPT)!r})["main"]())
+    """
+    stdout, stderr = (process := start_script(code)).communicate(timeout=60)
+    assert (process.returncode, stdout, stderr) == (130, "", "pmesh: interrupted\n")
+
+
+# Streams that take nothing.
+
+
+def start_in_shell(redirections: str, *arguments: str) -> subprocess.Popen[str]:
+    """The command as a shell starts it with `redirections`, such as ">&-"."""
+    command = shlex.join([*PYTHON, "-c", WITHOUT_OVERHEAD, *arguments])
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {command} {redirections}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+
+
+@pytest.mark.parametrize("redirections", [">&-", pytest.param(">/dev/full", marks=needs_dev_full)])
+@pytest.mark.parametrize("arguments", [["load", "low"], ["load", "low", "--json", "-", "-q"], ["load", "--help"]])
+def test_a_stdout_that_takes_nothing_gets_one_line_and_74(arguments: list[str], redirections: str) -> None:
+    _, stderr = (process := start_in_shell(redirections, *arguments)).communicate(timeout=60)
+    assert process.returncode == 74, stderr
+    assert re.fullmatch(r"(pmesh: WARNING: .*\n)?pmesh: .* could not be (shown|written).*\n", stderr)
+
+
+def test_a_reader_of_the_help_that_has_gone_gets_one_line_and_74() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start("load", "--help", stdout=writer)
+    os.close(writer)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (74, f"pmesh: the output could not be written: {os.strerror(errno.EPIPE)}\n")
+
+
+@pytest.mark.parametrize("redirections", ["2>&-", pytest.param("2>/dev/full", marks=needs_dev_full)])
+@pytest.mark.parametrize(("quiet", "code"), [([], 74), (["--quiet"], 0)])
+def test_tables_that_stderr_does_not_take_cost_the_code_and_not_the_json(
+    quiet: list[str], code: int, redirections: str
+) -> None:
+    arguments = ["load", "low", "--no-default-slo", "--json", "-", *quiet]
+    stdout, _ = (process := start_in_shell(redirections, *arguments)).communicate(timeout=60)
+    assert process.returncode == code
+    assert json.loads(stdout)["profiles"][0]["counts"]["handled"] == 5_000
+
+
+@pytest.mark.parametrize("redirections", ["2>&-", ">&- 2>&-", pytest.param("2>/dev/full", marks=needs_dev_full)])
+@pytest.mark.parametrize("arguments", [["load", "--rate", "0"], ["load", "--rate", "0", "--debug"], ["laod"], []])
+def test_wrong_usage_is_2_though_nobody_can_be_told(arguments: list[str], redirections: str) -> None:
+    (process := start_in_shell(redirections, *arguments)).communicate(timeout=60)
+    assert process.returncode == 2
+
+
+def test_a_report_does_not_get_what_a_closed_stream_would(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    process = start_in_shell(">&- 2>&-", "load", "low", "--json", str(path))
+    process.communicate(timeout=60)
+    assert process.returncode == 74
+    assert json.loads(path.read_text())["profiles"][0]["profile"] == "low"
+
+
+# What should not happen.
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\n  two\x1b[31m\x00"), "ValueError: one two [31m"),
+        (MemoryError(), "MemoryError"),
+        (OverflowError("int too large"), "OverflowError: int too large"),
+        (OSError(errno.EMFILE, "Too many"), f"OSError: [Errno {errno.EMFILE}] Too many"),
+        (BrokenPipeError(errno.EPIPE, "Gone"), f"BrokenPipeError: [Errno {errno.EPIPE}] Gone"),
+        (EOFError(), "EOFError"),
+        (SystemExit(0), "SystemExit: 0"),
+        (SystemExit("bye"), "SystemExit: bye"),
+        (GeneratorExit(), "GeneratorExit"),
+    ],
+)
+def test_what_should_not_fail_gets_one_line_and_1(
+    error: BaseException, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(options: object) -> int:
+        raise error
+
+    monkeypatch.setattr(command_module, "load", fail)
+    assert cli.main(["load"]) == 1
+    assert capsys.readouterr() == ("", f"pmesh: {line} (--debug shows where)\n")
+    assert cli.main(["load", "--debug"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last):")
+    assert err.endswith(f"\npmesh: {line}\n")
+
+
+def test_an_agent_that_exits_does_not_choose_the_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "leaving.py").write_text("import sys\nasync def leave(payload):\n    sys.exit(0)\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + WITHOUT_OVERHEAD
+    process = subprocess.run(
+        [*PYTHON, "-c", code, "load", "low", "--agent", "leaving:leave"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert "pmesh: SystemExit: 0 (--debug shows where)" in process.stderr.splitlines()
+
+
+def test_an_error_that_quotes_what_was_read_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", "no\nsuch\x1b]0;title\x07file"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err[:-1].isprintable()
+
+
+def test_a_saved_report_is_no_command_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for number, cpu in enumerate(["plain", "\x1b]0;title\x07\x9b2J"]):
+        environment = dataclasses.replace(ENVIRONMENT, cpu=cpu)
+        document = as_document(environment, [report(environment=environment)])
+        paths.append(tmp_path / f"{number}.json")
+        paths[-1].write_text(json.dumps(document))
+    for command in ("report", "compare"):
+        assert cli.main([command, *map(str, paths)]) == 0
+        captured = capsys.readouterr()
+        assert (captured.out + captured.err).replace("\n", "").isprintable()
+        assert "]0;title2J" in captured.out + captured.err
+
+
+@pytest.mark.parametrize("name", ["load", "report", "compare"])
+def test_the_help_names_every_exit_code(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name, "--help"]) == 0
+    listed = re.findall(r"^ +(\d+) +\S", capsys.readouterr().out.partition("Exit codes:")[2], re.MULTILINE)
+    assert {"0", "1", "2", "74"} <= set(listed)
+
+
+def test_a_shell_gets_its_completion() -> None:
+    process = start(env={**os.environ, "_PMESH_COMPLETE": "bash_complete", "COMP_WORDS": "pmesh l", "COMP_CWORD": "1"})
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout, stderr) == (0, "plain,load\n", "")
+
+
 # The JSON.
 
 
@@ -370,18 +531,6 @@ def test_a_full_disk_gets_one_line_and_74(capsys: pytest.CaptureFixture[str]) ->
     assert "All objectives hold" in captured.out
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("arguments", [[], ["--json", "-", "--quiet"]])
-def test_a_full_stdout_gets_one_line_and_74(arguments: list[str]) -> None:
-    with open("/dev/full", "w") as full:
-        process = start("load", "low", *arguments, stdout=full)
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 74
-    assert os.strerror(errno.ENOSPC) in stderr.splitlines()[-1]
-    assert "Traceback" not in stderr
-    assert "Exception ignored" not in stderr
-
-
 @pytest.mark.parametrize("arguments", [["load", "low"], ["load", "low", "--json", "-", "-q"]])
 def test_a_reader_that_has_gone_gets_one_line_and_74(arguments: list[str]) -> None:
     process = start(*arguments)
@@ -491,8 +640,6 @@ def test_all_runs_each_profile_and_ends_with_a_summary(
 
 
 def _small(profile: Any) -> Any:
-    import dataclasses
-
     return dataclasses.replace(profile, messages_per_agent=2, rounds=2)
 
 

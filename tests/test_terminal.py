@@ -541,3 +541,23 @@ def test_an_error_of_what_runs_takes_the_bar_away_and_comes_through() -> None:
     with pytest.raises(ZeroDivisionError), Screen(stream, show_progress=True).progress("low", 10, "messages"):
         raise ZeroDivisionError
     assert lines_of(stream)[-1] == ""
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_names_that_were_read_are_no_commands_to_the_terminal(
+    stream: Callable[[], io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    hostile = "[/bold]:bomb:\x1b]0;title\x07\x9b2J\x7f\r"
+    made = report()
+    profile = dataclasses.replace(made.profile, name=hostile)
+    environment = dataclasses.replace(made.environment, cpu=hostile)
+    made = planned(dataclasses.replace(made, environment=environment), profile=profile)
+    file = stream()
+    screen = Screen(file, show_progress=False)
+    screen.show_report(made)
+    screen.show_summary([made])
+    text = re.sub(r"\x1b\[[\d;]*m", "", file.getvalue())  # colours
+    assert text.replace("\n", "").isprintable()
+    assert text.count("[/bold]:bomb:]0;title2J") == 2, "what is left is shown as it is"
+    assert text.count("[/bold]:bomb:") == 3, "in the summary as well, whose column is narrow"

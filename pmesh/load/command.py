@@ -91,13 +91,10 @@ def load(options: LoadOptions) -> ExitCode:
     Raises:
         InvalidArgument: The loop cannot be had, a file not be written, or an option is wrong. Nothing ran.
         PmeshError: pmesh's own memory could not be measured.
+        OutputFailed: A report was measured and could not be written or shown.
         KeyboardInterrupt: A second Ctrl-C, while the first was being obeyed.
     """
-    try:
-        return _Command(options).run()
-    except OutputFailed as failure:
-        click.echo(f"pmesh: {failure}", err=True)
-        return ExitCode.OUTPUT
+    return _Command(options).run()
 
 
 class _Command:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from load_samples import ENVIRONMENT, report
+from rich.console import Console
 
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.load.compare import Change, Comparison, Limit, compare, parse_limit, samples_needed
 from pmesh.load.document import Document, read_document
 from pmesh.load.environment import Environment
 from pmesh.load.profiles import Profile
-from pmesh.load.report import Counts, Plan, Report, Search, Spread, as_document
+from pmesh.load.rendering.compare_page import compare_page
+from pmesh.load.rendering.terminal_tables import comparison_table
+from pmesh.load.report import Counts, Plan, Report, Search, Spread, Step, as_document
 from pmesh.slo import FIGURES
 
 
@@ -98,16 +103,18 @@ def test_profiles_that_only_one_has_are_named() -> None:
         ("success", 1.0, 0.9, True),
         ("memory_per_agent", 10, 11, True),
         ("cpu_per_message", 10, 11, True),
+        ("highest_rate", 11, 10, True),
+        ("highest_rate", 10, 11, False),
         ("overhead", 10, 10, False),
         ("p99", None, 10, False),
     ],
 )
-def test_worse_is_higher_but_for_throughput_and_success(
+def test_worse_is_higher_but_for_rates_and_success(
     figure: str, before: float | None, after: float | None, worse: bool
 ) -> None:
     change = Change(figure, before, after)
     assert change.is_worse is worse
-    assert change.higher_is_better is (figure in ("throughput", "success"))
+    assert change.higher_is_better is (figure in ("throughput", "success", "highest_rate"))
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, 1), (1, None), (0, 1), (-5, 5)])
@@ -282,11 +289,140 @@ def test_a_run_that_is_not_whole_is_warned_of_on_its_side(changes: dict[str, Any
 
 
 def test_what_is_not_compared_is_noted() -> None:
-    searching = Document(ENVIRONMENT, (report(), report()), (Search("low", "p99<5ms", (), None, None),))
+    searching = Document(ENVIRONMENT, (report(), report()), (search(1_000.0), search(2_000.0)))
     assert compare(searching, document(report())).notes == (
         "the first has profile 'low' 2 times: the last is compared",
-        "the first has searches for the highest rate, which are not compared",
+        "the first has 2 searches for the highest rate of low with p99<5ms: the last is compared",
+        "only the first has a search for the highest rate of low with p99<5ms",
     )
+
+
+# Searches.
+
+
+def search(highest: float | None, *, profile: str = "low", objective: str = "p99<5ms", **changes: Any) -> Search:
+    steps = (Step(4_000.0, 4_000.0, 1.0, 60_000, 900_000, 1_000_000, 900_000.0, highest is not None),)
+    return dataclasses.replace(Search(profile, objective, steps, highest, None), **changes)
+
+
+def searched(before: Sequence[Search], after: Sequence[Search]) -> Comparison:
+    """Two documents with searches, and with a report of low."""
+    return compare(Document(ENVIRONMENT, (report(),), tuple(before)), Document(ENVIRONMENT, (report(),), tuple(after)))
+
+
+def search_breaches(comparison: Comparison, limit: str = "highest_rate:10%") -> list[str]:
+    return [str(breach) for breach in comparison.breaches([parse_limit(limit)])]
+
+
+def test_searches_are_matched_by_profile_and_objective() -> None:
+    comparison = searched(
+        [search(1_000.0), search(2_000.0, objective="p50<1ms"), search(3_000.0, profile="high")],
+        [search(30_000.0, profile="high"), search(500.0), search(7.0, objective="max<1s")],
+    )
+    found = {(pair.profile, pair.change.objective): pair.change for pair in comparison.searches}
+    assert list(found) == [("low", "p99<5ms"), ("high", "p99<5ms")]
+    change = found["low", "p99<5ms"]
+    assert (change.name, change.before, change.after, change.ratio) == ("highest_rate p99<5ms", 1_000.0, 500.0, -0.5)
+    assert change.is_worse
+    assert not found["high", "p99<5ms"].is_worse
+    assert [alone.objective for alone in comparison.searches_only_before] == ["p50<1ms"]
+    assert [alone.objective for alone in comparison.searches_only_after] == ["max<1s"]
+
+
+def test_a_highest_rate_stands_among_the_figures_of_its_profile() -> None:
+    comparison = searched([search(1_000.0)], [search(500.0)])
+    assert comparison.profiles[0].changes[-1] == comparison.searches[0].change
+    assert comparison.notes == ()
+
+
+def test_a_highest_rate_of_a_profile_without_a_report_is_told_in_a_note() -> None:
+    comparison = compare(
+        Document(ENVIRONMENT, (), (search(1_000.0),)), Document(ENVIRONMENT, (), (search(None, interrupted=True),))
+    )
+    assert comparison.notes == ("low: highest_rate p99<5ms: 1,000/s became no rate (not finished)",)
+
+
+def test_searches_read_from_json_compare_like_those_in_memory() -> None:
+    content = as_document(ENVIRONMENT, [report()], [search(1_000.0), search(None, objective="max<1ms")])
+    comparison = compare(read_document(json.loads(json.dumps(content))), read_document(content))
+    assert [pair.change.ratio for pair in comparison.searches] == [0.0, 0.0]
+    assert search_breaches(comparison, "highest_rate:0%") == []
+
+
+def test_a_limit_on_the_highest_rate_is_kept_up_to_its_share_and_breached_beyond() -> None:
+    assert search_breaches(searched([search(1_000.0)], [search(900.0)])) == []
+    assert search_breaches(searched([search(1_000.0)], [search(5_000.0)])) == []
+    assert search_breaches(searched([search(1_000.0)], [search(890.0)])) == [
+        "low: highest_rate:10%: p99<5ms: 1,000/s became 890/s, 11.00% worse"
+    ]
+    assert search_breaches(searched([search(2.0)], [search(1.5)])) == [
+        "low: highest_rate:10%: p99<5ms: 2/s became 1.5/s, 25.00% worse"
+    ]
+
+
+def test_a_search_that_no_longer_holds_at_any_rate_breaches_every_limit() -> None:
+    assert search_breaches(searched([search(1_000.0)], [search(None)]), "highest_rate:99%") == [
+        "low: highest_rate:99%: p99<5ms: 1,000/s became no rate, 100.00% worse"
+    ]
+
+
+def test_a_search_that_never_held_cannot_get_worse() -> None:
+    for after in (None, 1_000.0):
+        comparison = searched([search(None)], [search(after)])
+        assert search_breaches(comparison, "highest_rate:0%") == []
+        assert comparison.searches[0].change.before == 0.0
+
+
+@pytest.mark.parametrize("changes", [{"interrupted": True}, {"steps": ()}])
+def test_a_search_that_did_not_finish_is_no_ground_for_a_limit_to_be_kept(changes: dict[str, Any]) -> None:
+    broken = search(1_000.0, **changes)
+    for comparison in (searched([broken], [search(1_000.0)]), searched([search(1_000.0)], [broken])):
+        assert comparison.searches[0].change.remark == "not finished"
+        assert search_breaches(comparison) == ["low: highest_rate:10%: p99<5ms: cannot be judged: not finished"]
+
+
+def test_a_search_that_only_one_has_is_a_breach_that_says_so() -> None:
+    comparison = searched([search(1_000.0)], [search(1_000.0, objective="p50<1ms")])
+    assert search_breaches(comparison) == [
+        "low: highest_rate:10%: p99<5ms: cannot be checked: only the first has a search for it",
+        "low: highest_rate:10%: p50<1ms: cannot be checked: only the second has a search for it",
+    ]
+
+
+def test_a_limit_on_the_highest_rate_where_nothing_was_searched_is_a_breach_that_says_so() -> None:
+    comparison = compare(document(report("low"), report("high")), document(report("low"), report("medium")))
+    assert search_breaches(comparison) == [
+        f"{name}: highest_rate:10%: cannot be checked: there is no search for the highest rate"
+        for name in ("low", "high", "medium")
+    ]
+
+
+def test_a_highest_rate_is_shown_in_the_table_and_in_the_page() -> None:
+    long = "send_delay.p99.99<500us"
+    comparison = searched(
+        [search(1_234_567.0), search(8_000_000.0, objective=long), search(None, objective="max<1ms")],
+        [search(617_283.5), search(9_000_000.0, objective=long), search(2.5, objective="max<1ms", interrupted=True)],
+    )
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(comparison_table(comparison.profiles[0]))
+    text = stream.getvalue()
+    assert re.search(r"^highest_rate p99<5ms +1,234,567/s +617,284/s +-50\.0%  worse *$", text, re.MULTILINE)
+    assert re.search(r"^highest_rate +8,000,000/s +9,000,000/s +\+12\.5%  better *\n" + long, text, re.MULTILINE)
+    assert re.search(r"^highest_rate max<1ms +no rate +2\.5/s +not finished *$", text, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 80
+    page = compare_page(comparison)
+    for cells in (
+        ["highest_rate p99&lt;5ms", "-50.0%", "worse", "1,234,567/s", "617,284/s"],
+        ["highest_rate max&lt;1ms", "not finished", "no rate", "2.5/s"],
+    ):
+        assert re.search("(?:<[^>]+>|\\s)+".join(map(re.escape, cells)), page), cells
+
+
+def test_a_page_of_searches_alone_tells_of_them() -> None:
+    comparison = compare(Document(ENVIRONMENT, (), (search(1_000.0),)), Document(ENVIRONMENT, (), (search(500.0),)))
+    page = compare_page(comparison)
+    assert "low: highest_rate p99&lt;5ms: 1,000/s became 500/s" in page
+    assert "no profile in common" not in page
 
 
 # Limits.
@@ -301,6 +437,7 @@ def test_what_is_not_compared_is_noted() -> None:
         ("queue.p50:0%", Limit("queue.p50:0%", "queue.p50", 0.0)),
         ("memory_per_agent:200%", Limit("memory_per_agent:200%", "memory_per_agent", 2.0)),
         ("cpu_per_message:3%", Limit("cpu_per_message:3%", "cpu_per_message", 0.03)),
+        ("highest_rate:10%", Limit("highest_rate:10%", "highest_rate", 0.1)),
     ],
 )
 def test_a_limit_says_figure_and_share(text: str, limit: Limit) -> None:
@@ -322,6 +459,8 @@ def test_a_limit_says_figure_and_share(text: str, limit: Limit) -> None:
         ("p99:10ms", 7, "found 'ms'; the unit of a share is %"),
         ("p99:10%,p50:5%", 8, "every limit is a text of its own"),
         ("throughput:100%", 12, "found '100%'; throughput cannot fall by more than 100%"),
+        ("highest_rate:100%", 14, "found '100%'; highest_rate cannot fall by more than 100%"),
+        ("highest:10%", 1, "did you mean 'highest_rate'?"),
     ],
 )
 def test_a_bad_limit_names_the_column(text: str, column: int, told: str) -> None:

@@ -9,7 +9,7 @@ from pmesh.load.rendering.figures import percentile_plot
 from pmesh.load.rendering.findings import Notice, environment_line
 from pmesh.load.rendering.markup import Markup, element, table
 from pmesh.load.rendering.page import header, page, section, show_notices
-from pmesh.units import duration_text, observed_text
+from pmesh.units import duration_text
 
 if TYPE_CHECKING:
     from pmesh.load.compare import Breach, Change, Comparison, ProfileComparison
@@ -40,7 +40,7 @@ def compare_page(comparison: Comparison, breaches: Sequence[Breach] = ()) -> str
 def _verdict(comparison: Comparison, breaches: Sequence[Breach]) -> tuple[str, bool | None]:
     if breaches:
         return f"Limits not kept: {'; '.join(map(str, breaches))}.", False
-    if not comparison.profiles:
+    if not comparison.profiles and not comparison.searches:
         return "The two have no profile in common.", False
     if not comparison.is_comparable:
         return "The two were not measured alike: what changed may come from that.", None
@@ -81,5 +81,5 @@ def _row(change: Change) -> tuple[str, ...]:
         moved = element(
             "span", "worse" if change.is_worse else "better", class_="missed" if change.is_worse else "held"
         )
-    values = ("-" if value is None else observed_text(change.figure, value) for value in (change.before, change.after))
-    return (change.figure, "" if ratio is None else f"{ratio:+.1%}", change.remark or moved, *values)
+    values = ("-" if value is None else change.text_of(value) for value in (change.before, change.after))
+    return (change.name, "" if ratio is None else f"{ratio:+.1%}", change.remark or moved, *values)

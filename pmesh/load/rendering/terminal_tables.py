@@ -268,9 +268,10 @@ def knee_table(search: Search, marks: Marks) -> Table:
 
 
 def comparison_table(profile: ProfileComparison) -> Table:
-    """Each figure of a profile before and after, and its change."""
+    """Each figure of a profile before and after, highest rates among them, and its change."""
     table = _new_table()
-    table.add_column("", no_wrap=True)
+    # The name of a highest rate has its objective in it: too long for one line with long figures beside it.
+    table.add_column("")
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -278,9 +279,9 @@ def comparison_table(profile: ProfileComparison) -> Table:
         ratio = change.ratio
         verdict, style = _change_verdict(change)
         table.add_row(
-            change.figure,
-            observed_text(change.figure, change.before),
-            observed_text(change.figure, change.after),
+            change.name,
+            change.text_of(change.before),
+            change.text_of(change.after),
             "" if ratio is None else f"{ratio:+,.1%}",
             Text(verdict, style=style),
         )

@@ -73,9 +73,6 @@ def certain(judged_by: Callable[..., None]) -> None:
 # -P: the installed pmesh, and not the one in the folder the tests run in, which is not built.
 PYTHON = (sys.executable, "-P")
 
-# What the script `pmesh` calls.
-SCRIPT = Path(__file__).parent.parent / "_pmesh_command.py"
-
 WITHOUT_OVERHEAD = """
 import sys
 from pmesh import cli
@@ -251,24 +248,6 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
     assert process.returncode == 130, stdout + stderr
     assert stderr.strip().splitlines()[-1] == "pmesh: interrupted"
     assert "Traceback" not in stderr
-
-
-@pytest.mark.parametrize("imported", ["pmesh", "click", "pmesh.load.command"])
-def test_ctrl_c_while_the_script_imports_gets_one_line_and_130(imported: str) -> None:
-    code = f"""
-        import runpy, signal, sys
-
-        class Interrupt:
-            def find_spec(name, path=None, target=None):
-                if name == {imported!r}:
-                    signal.raise_signal(signal.SIGINT)
-
-        sys.meta_path.insert(0, Interrupt)
-        sys.argv = ["pmesh", "load", "low"]
-        sys.exit(runpy.run_path({str(SCRIPT)!r})["main"]())
-    """
-    stdout, stderr = (process := start_script(code)).communicate(timeout=60)
-    assert (process.returncode, stdout, stderr) == (130, "", "pmesh: interrupted\n")
 
 
 # Streams that take nothing.

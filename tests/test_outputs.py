@@ -123,7 +123,7 @@ def test_a_report_whose_making_fails_leaves_what_the_file_held(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("name", "tag"),
-    [("low", "low"), ("a, b\n\x1b", "a__b__"), ("", "_"), ("shop.billing:Billing", "shop.billing:Billing")],
+    [("low", "low"), ("a, b\n\x1b", "a__b__"), ("shop.billing:Billing", "shop.billing:Billing")],
 )
 def test_every_profile_has_a_tag_in_the_hlog(name: str, tag: str, tmp_path: Path) -> None:
     path = tmp_path / "report.hlog"

@@ -23,6 +23,8 @@ except ImportError as error:
         f"pmesh's compiled core is not there for this interpreter, and there is no slower fallback.{_where} ({error})"
     ) from error
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from pmesh._core import AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send
 from pmesh.agent import Agent, AgentContext, MailboxPolicy, Overflow, Request, handler
 from pmesh.coordinator import Coordinator
@@ -93,3 +95,15 @@ __all__ = [
     "WrongLoop",
     "handler",
 ]
+
+if _TYPE_CHECKING:
+    from pmesh import load as load
+else:
+
+    def __getattr__(name: str) -> object:
+        # `pmesh.load.run(...)` after `import pmesh`, which loads the load tester only then.
+        if name == "load":
+            import importlib
+
+            return importlib.import_module("pmesh.load")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

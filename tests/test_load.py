@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 
+import pmesh
 from pmesh import Coordinator, Stats, handler
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.load import DEFAULT_OBJECTIVES, PROFILES, Counts, Driver, Objective, Profile, Report, make_plan, run
@@ -219,6 +220,13 @@ def test_overhead_is_measured_in_processes_of_its_own_and_once() -> None:
 def test_importing_pmesh_loads_neither_click_nor_rich_nor_the_load_tester() -> None:
     code = "import pmesh, sys; print([m for m in ('click','rich','pmesh.load') if m in sys.modules])"
     assert _python(code) == "[]"
+
+
+def test_the_load_tester_is_there_when_it_is_asked_for() -> None:
+    code = "import pmesh, sys; before = 'pmesh.load' in sys.modules; print(before, pmesh.load.run.__name__)"
+    assert _python(code) == "False run"
+    with pytest.raises(AttributeError, match="has no attribute 'laod'"):
+        _ = pmesh.laod  # type: ignore[attr-defined]
 
 
 def test_importing_the_load_tester_loads_neither_click_nor_rich() -> None:

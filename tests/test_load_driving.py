@@ -498,15 +498,18 @@ def test_what_takes_longer_than_the_patience_is_still_timed(monkeypatch: pytest.
 def test_a_run_that_is_stopped_does_not_wait_for_handlers_that_hang(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver_module, "ENDED_SETTLE_SECONDS", 0.01)
 
-    async def hangs(payload: int) -> None:
+    async def hangs(number: int) -> None:
+        if number == 2:
+            # The schedule of six is over then, the long one is not.
+            asyncio.get_running_loop().call_later(0.01, drivers[0].stop)
         await asyncio.sleep(3_600)
 
     async def main() -> Report:
-        plan = make_plan(TINY, rate=1_000, messages=6 if when == "waiting" else 100_000)
-        driver = Driver(plan, agent=hangs, payload=lambda number: number)
-        asyncio.get_running_loop().call_later(0.05, driver.stop)
-        return await driver.run()
+        plan = make_plan(TINY, rate=10_000, messages=6 if when == "waiting" else 100_000)
+        drivers.append(Driver(plan, agent=hangs, payload=lambda number: number))
+        return await drivers[0].run()
 
+    drivers: list[Driver] = []
     report = asyncio.run(main())
     assert report.interrupted
     assert report.duration_ns < 5e9

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import logging
 import statistics
 import sys
 import time
@@ -257,8 +258,8 @@ def test_the_intervals_add_up_to_the_whole(options: dict[str, Any]) -> None:
         assert point.recorder.percentile(99) == point.latency_p99_ns
 
 
-def test_a_run_of_a_quarter_second_has_more_than_one_interval() -> None:
-    assert len(run_tiny(rate=1_000, duration=0.25).series) >= 3
+def test_a_run_of_half_a_second_has_more_than_two_intervals() -> None:
+    assert len(run_tiny(rate=1_000, duration=0.6).series) >= 3
 
 
 def test_many_intervals_are_joined_and_nothing_of_them_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +297,12 @@ def test_injected_failures_are_counted_failed_each_of_them(
     assert report.counts.handled == 2_000 - report.counts.failed
     assert report.success_rate == report.counts.handled / 2_000
     assert report.faults == ()
-    assert caplog.records == []
+    assert _of_pmesh(caplog) == []
+
+
+def _of_pmesh(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """asyncio's debug mode logs what takes long."""
+    return [record for record in caplog.records if record.name.startswith("pmesh")]
 
 
 def test_injected_failures_follow_the_seed() -> None:
@@ -425,7 +431,7 @@ def test_own_agents_fail_for_real_and_are_counted(caplog: pytest.LogCaptureFixtu
 
     report = run_tiny(agent=fails, payload=an_order, messages=20)
     assert report.counts.failed == 20
-    assert len(caplog.records) == 20
+    assert len(_of_pmesh(caplog)) == 20
 
 
 @pytest.mark.parametrize(

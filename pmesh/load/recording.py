@@ -17,9 +17,11 @@ from pmesh.load.resources import resident_bytes
 
 __all__ = ["Recording"]
 
-# Short runs want a fine grain, long ones would drown in it: ten points a second for ten seconds, then one.
-FINE_SECONDS = 0.1
-FINE_POINTS = 100
+# Short runs want a fine grain, long ones would drown in it: four points a second for ten seconds, then one. Each
+# holds up the loop for a millisecond or two, which must stay well below a hundredth of the time, or the 99th
+# percentile would be that of taking it.
+FINE_SECONDS = 0.25
+FINE_POINTS = 40
 COARSE_SECONDS = 1.0
 
 # More points than this are joined two by two: nobody sees more in a plot.
@@ -34,8 +36,8 @@ POINT_BYTES = 700
 class Recording:
     """Collects what a mesh measures, from entering to leaving, in intervals.
 
-    It takes over the mesh's recorders: what they hold is moved into `recorders` at each interval's end. About
-    0.2 ms an interval with 100 agents, on the event loop.
+    It takes over the mesh's recorders: what they hold is moved into `recorders` at each interval's end, on the
+    event loop.
 
     Args:
         targets: The agents under load; looked at anew each time.

@@ -17,11 +17,11 @@ from pmesh.load.resources import resident_bytes
 
 __all__ = ["Recording"]
 
-# Short runs want a fine grain, long ones would drown in it: four points a second for ten seconds, then one. Each
+# Short runs want a fine grain, long ones would drown in it: two points a second for ten seconds, then one. Each
 # holds up the loop for a millisecond or two, which must stay well below a hundredth of the time, or the 99th
 # percentile would be that of taking it.
-FINE_SECONDS = 0.25
-FINE_POINTS = 40
+FINE_SECONDS = 0.5
+FINE_POINTS = 20
 COARSE_SECONDS = 1.0
 
 # More points than this are joined two by two: nobody sees more in a plot.

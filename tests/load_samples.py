@@ -91,3 +91,19 @@ def report(profile: str = "low", *, open_loop: bool = False, **changes: Any) -> 
     )
     made = dataclasses.replace(made, **changes)
     return dataclasses.replace(made, slo=judge(made.figure, DEFAULT_OBJECTIVES))
+
+
+def nothing_handled() -> Report:
+    """A report of a run in which nothing was sent."""
+    nothing = Spread(0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0)
+    return report(
+        counts=Counts(0, 0, 0, 0, 0, 0, 0, 0, 0),
+        duration_ns=0,
+        latency_ns=nothing,
+        response_ns=nothing,
+        queue_ns=nothing,
+        service_ns=nothing,
+        recorders={},
+        series=(),
+        agents=(),
+    )

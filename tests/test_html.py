@@ -131,21 +131,6 @@ def soaked() -> Report:
     )
 
 
-def nothing_handled() -> Report:
-    nothing = Spread(0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0)
-    return load_samples.report(
-        counts=Counts(0, 0, 0, 0, 0, 0, 0, 0, 0),
-        duration_ns=0,
-        latency_ns=nothing,
-        response_ns=nothing,
-        queue_ns=nothing,
-        service_ns=nothing,
-        recorders={},
-        series=(),
-        agents=(),
-    )
-
-
 def long_names() -> Report:
     """Names that are long and want to be markup, 700 agents, and a series of one interval."""
     report = load_samples.report()
@@ -178,7 +163,7 @@ def idle() -> Report:
         gaps().series[1], sent=0, pending=0, rss_bytes=0, cpu_seconds=0.0, interval_ns=0, at_ns=0
     )
     series = tuple(dataclasses.replace(point, at_ns=number) for number in range(5))
-    return dataclasses.replace(nothing_handled(), series=series)
+    return dataclasses.replace(load_samples.nothing_handled(), series=series)
 
 
 def render(reports: Sequence[Report], searches: Sequence[Search] = ()) -> str:
@@ -203,7 +188,7 @@ PAGES: dict[str, Callable[[], str]] = {
         [load_samples.report(name) for name in ("low", "medium", "high", "extreme")], [SEARCH]
     ),
     "open-loop soak with failures": lambda: render([soaked()]),
-    "nothing handled": lambda: render([nothing_handled()], [Search("low", "p99<1ms", (), None, None)]),
+    "nothing handled": lambda: render([load_samples.nothing_handled()], [Search("low", "p99<1ms", (), None, None)]),
     "long names": lambda: render(
         [long_names()], [dataclasses.replace(SEARCH, profile=NASTY, objective="success>=99%")]
     ),

@@ -489,12 +489,12 @@ def test_what_takes_longer_than_the_patience_is_still_timed(monkeypatch: pytest.
         @handler
         async def take(self, number: int) -> None:
             if number % 10 == 0:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.04)
 
-    report = run_tiny(agent=Slow, payload=lambda number: number, messages=30, rate=2_000, objectives=["max<50ms"])
+    report = run_tiny(agent=Slow, payload=lambda number: number, messages=30, rate=2_000, objectives=["max<20ms"])
     assert report.counts.handled == report.latency_ns.count == 30
-    assert report.latency_ns.max >= 100_000_000
-    assert report.duration_ns >= 100_000_000
+    assert report.latency_ns.max >= 40_000_000
+    assert report.duration_ns >= 40_000_000
     assert sum(point.handled for point in report.series) == 30
     assert [verdict.passed for verdict in report.slo] == [False]
     assert report.faults == ()
@@ -508,7 +508,7 @@ def test_a_run_that_is_stopped_does_not_wait_for_handlers_that_hang(when: str, m
         if number == 2:
             # The schedule of six is over then, the long one is not.
             asyncio.get_running_loop().call_later(0.01, drivers[0].stop)
-        await asyncio.sleep(3_600)
+        await asyncio.Event().wait()
 
     async def main() -> Report:
         plan = make_plan(TINY, rate=10_000, messages=6 if when == "waiting" else 100_000)

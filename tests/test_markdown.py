@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmesh.load.rendering import markdown
-from pmesh.load.report import Counts, Drift, Report, Search, Soak, Spread, Step
+from pmesh.load.report import Drift, Report, Search, Soak, Step
 from pmesh.slo import judge, parse_objective
 
 SEARCH = Search(
@@ -39,21 +39,6 @@ def rows_of(text: str) -> list[list[str]]:
 def named(report: Report, name: str) -> Report:
     profile = dataclasses.replace(report.profile, name=name)
     return dataclasses.replace(report, plan=dataclasses.replace(report.plan, profile=profile))
-
-
-def empty_report() -> Report:
-    nothing = Spread(0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0)
-    return load_samples.report(
-        counts=Counts(0, 0, 0, 0, 0, 0, 0, 0, 0),
-        duration_ns=0,
-        latency_ns=nothing,
-        response_ns=nothing,
-        queue_ns=nothing,
-        service_ns=nothing,
-        recorders={},
-        series=(),
-        agents=(),
-    )
 
 
 def test_the_parts_stand_in_the_reference_reports_order():
@@ -143,7 +128,9 @@ def test_drift_of_a_soak_has_its_interval():
     assert ["rss", "50.0 MB", "+3.2 MB", "+3.1 MB", "+3.3 MB", "3,600", "growth"] in rows
 
 
-@pytest.mark.parametrize("reports", [(empty_report(),), (), (load_samples.report(), empty_report())])
+@pytest.mark.parametrize(
+    "reports", [(load_samples.nothing_handled(),), (), (load_samples.report(), load_samples.nothing_handled())]
+)
 def test_odd_reports_have_whole_tables(reports):
     text = render(*reports, searches=(SEARCH, Search("low", "p99<1ms", (), None, None)))
     for block in text.split("\n\n"):

@@ -7,9 +7,12 @@ async with pmesh.Coordinator("shop") as mesh:
     print(await echo.ask("hello"))
 """
 
-try:
-    from pmesh import _core
-except ImportError as error:
+from importlib.machinery import PathFinder as _PathFinder
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+# Looked for and not loaded: what finds this package without using it, such as pytest looking for plugins, does not
+# pay for the core.
+if _PathFinder.find_spec("pmesh._core", __path__) is None:
     import os
 
     _sources = os.path.dirname(__file__)
@@ -20,40 +23,11 @@ except ImportError as error:
         else " `pip install` it for this interpreter."
     )
     raise ImportError(
-        f"pmesh's compiled core is not there for this interpreter, and there is no slower fallback.{_where} ({error})"
-    ) from error
-
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-
-from pmesh._core import AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send
-from pmesh.agent import Agent, AgentContext, MailboxPolicy, Overflow, Request, handler
-from pmesh.coordinator import Coordinator
-from pmesh.deadletters import DeadLetter, DeadLetterKind, DeadLetters
-from pmesh.errors import (
-    AgentStopped,
-    AskTimeout,
-    CoordinatorClosed,
-    ExtraMissing,
-    HandlerCancelled,
-    HandlerDefinitionError,
-    IllegalTransition,
-    InvalidArgument,
-    InvalidType,
-    MailboxFull,
-    NameInUse,
-    PmeshError,
-    StartFailed,
-    UnhandledMessage,
-    UnknownAgent,
-    UsedAfterFork,
-    WrongLoop,
-)
-from pmesh.lifecycle import State, StopReason
-from pmesh.stats import Stats
+        f"pmesh's compiled core is not there for this interpreter, and there is no slower fallback.{_where}",
+        name="pmesh._core",
+    )
 
 __version__ = "0.1.0"
-
-BUILD_INFO = _core.BUILD_INFO
 
 __all__ = [
     "BUILD_INFO",
@@ -98,12 +72,48 @@ __all__ = [
 
 if _TYPE_CHECKING:
     from pmesh import load as load
+    from pmesh._core import BUILD_INFO, AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send
+    from pmesh.agent import Agent, AgentContext, MailboxPolicy, Overflow, Request, handler
+    from pmesh.coordinator import Coordinator
+    from pmesh.deadletters import DeadLetter, DeadLetterKind, DeadLetters
+    from pmesh.errors import (
+        AgentStopped,
+        AskTimeout,
+        CoordinatorClosed,
+        ExtraMissing,
+        HandlerCancelled,
+        HandlerDefinitionError,
+        IllegalTransition,
+        InvalidArgument,
+        InvalidType,
+        MailboxFull,
+        NameInUse,
+        PmeshError,
+        StartFailed,
+        UnhandledMessage,
+        UnknownAgent,
+        UsedAfterFork,
+        WrongLoop,
+    )
+    from pmesh.lifecycle import State, StopReason
+    from pmesh.stats import Stats
 else:
+    # All that is public is loaded when the first of it is asked for.
+    _ROOMS = ("_core", "agent", "coordinator", "deadletters", "errors", "lifecycle", "stats")
 
     def __getattr__(name: str) -> object:
-        # `pmesh.load.run(...)` after `import pmesh`, which loads the load tester only then.
-        if name == "load":
-            import importlib
+        from importlib import import_module
 
-            return importlib.import_module("pmesh.load")
+        if name == "load":
+            return import_module("pmesh.load")
+        # Dunders are what tools ask of any module, whether it has them or not.
+        if not name.startswith("__"):
+            for room in _ROOMS:
+                module = import_module(f"pmesh.{room}")
+                globals().update({public: getattr(module, public) for public in __all__ if hasattr(module, public)})
+            if name in globals():
+                return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, "load"})

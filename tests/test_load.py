@@ -218,8 +218,20 @@ def test_overhead_is_measured_in_processes_of_its_own_and_once() -> None:
 
 
 def test_importing_pmesh_loads_neither_click_nor_rich_nor_the_load_tester() -> None:
-    code = "import pmesh, sys; print([m for m in ('click','rich','pmesh.load') if m in sys.modules])"
+    code = "from pmesh import *; import sys; print([m for m in ('click','rich','pmesh.load') if m in sys.modules])"
     assert _python(code) == "[]"
+
+
+def test_finding_pmesh_loads_neither_its_core_nor_asyncio() -> None:
+    heavy = "[m for m in ('pmesh._core', 'asyncio') if m in sys.modules]"
+    look = "import pmesh, sys; dir(pmesh), hasattr(pmesh, '__wrapped__')"
+    assert _python(f"{look}; before = {heavy}; pmesh.Agent; print(before, {heavy})") == "[] ['pmesh._core', 'asyncio']"
+
+
+def test_every_public_name_is_there_when_it_is_asked_for() -> None:
+    code = "import pmesh; print([name for name in pmesh.__all__ if not hasattr(pmesh, name) or name not in dir(pmesh)])"
+    assert _python(code) == "[]"
+    assert _python("import pmesh; print(pmesh.errors.MailboxFull is pmesh.MailboxFull)") == "True"
 
 
 def test_the_load_tester_is_there_when_it_is_asked_for() -> None:

@@ -37,6 +37,7 @@ __all__ = [
     "AgentStopped",
     "Ask",
     "AskTimeout",
+    "Backoff",
     "Clock",
     "Coordinator",
     "CoordinatorClosed",
@@ -44,6 +45,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetterKind",
     "DeadLetters",
+    "Directive",
     "ExtraMissing",
     "HandlerCancelled",
     "HandlerDefinitionError",
@@ -58,11 +60,17 @@ __all__ = [
     "Overflow",
     "PmeshError",
     "Request",
+    "Restart",
     "Send",
     "StartFailed",
     "State",
     "Stats",
     "StopReason",
+    "Strategy",
+    "SupervisionPolicy",
+    "Supervisor",
+    "Terminated",
+    "TooManyRestarts",
     "UnhandledMessage",
     "UnknownAgent",
     "UsedAfterFork",
@@ -90,16 +98,19 @@ if _TYPE_CHECKING:
         NameInUse,
         PmeshError,
         StartFailed,
+        TooManyRestarts,
         UnhandledMessage,
         UnknownAgent,
         UsedAfterFork,
         WrongLoop,
     )
     from pmesh.lifecycle import State, StopReason
+    from pmesh.lives import Terminated
     from pmesh.stats import Stats
+    from pmesh.supervision import Backoff, Directive, Restart, Strategy, SupervisionPolicy, Supervisor
 else:
     # All that is public is loaded when the first of it is asked for.
-    _ROOMS = ("_core", "agent", "coordinator", "deadletters", "errors", "lifecycle", "stats")
+    _ROOMS = ("_core", "agent", "coordinator", "deadletters", "errors", "lifecycle", "lives", "stats", "supervision")
 
     def __getattr__(name: str) -> object:
         from importlib import import_module

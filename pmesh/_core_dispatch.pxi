@@ -712,8 +712,11 @@ cdef class Dispatcher:
         return answer
 
     cdef int check_quiet(self, Cell cell) except -1:
-        if cell.watched and cell.normal_size + cell.control_size + cell.in_hand == 0:
-            cell.watched = False
+        if cell.watched & WATCH_IDLE and cell.in_hand == 0:
+            cell.watched &= ~WATCH_IDLE
+            self.call(cell.life.on_idle, ())
+        if cell.watched & WATCH_QUIET and cell.normal_size + cell.control_size + cell.in_hand == 0:
+            cell.watched &= ~WATCH_QUIET
             self.call(cell.life.on_quiet, ())
         return 0
 

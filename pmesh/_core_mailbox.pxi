@@ -457,41 +457,74 @@ cdef class Mailbox:
         return first
 
     @cython.final
-    cdef int retract(self, Message message) except -1:
+    cdef bint retract(self, Message message) except -1:
         """Turn an accepted message that nobody will ever take into a rejected one.
 
         For a loop that is found closed after the message was linked. True when it still waited.
         """
+        cdef bint found
+        with cython.critical_section(self):
+            found = self.unlink(message)
+            if found:
+                self.rejected += 1
+                self.sent += 1
+            self.check()
+        return found
+
+    @cython.final
+    cdef bint unsend(self, Message message) except -1:
+        """Take a message that still waits out of its lane and out of the account; False when it does not wait."""
+        cdef bint found
+        with cython.critical_section(self):
+            found = self.unlink(message)
+            self.check()
+        return found
+
+    @cython.final
+    cdef bint unlink(self, Message message) except -1:
+        """Take `message` out of its lane, as if it had never been sent; False when it does not wait; under the lock."""
         cdef Message before = None
         cdef Message here
         cdef bint found = False
-        with cython.critical_section(self):
-            here = self.control_first if message._lane == LANE_CONTROL else self.normal_first
-            while here is not None and here is not message:
-                before = here
-                here = here.next
-            if here is not None:
-                found = True
-                if before is not None:
-                    before.next = message.next
-                if message._lane == LANE_CONTROL:
-                    if before is None:
-                        self.control_first = message.next
-                    if self.control_last is message:
-                        self.control_last = before
-                    self.control_size -= 1
-                else:
-                    if before is None:
-                        self.normal_first = message.next
-                    if self.normal_last is message:
-                        self.normal_last = before
-                    self.normal_size -= 1
-                    self.normal_bytes -= message.size_bytes
-                message.next = None
-                self.bytes_held -= message.size_bytes
-                self.accepted -= 1
-                self.rejected += 1
+        here = self.control_first if message._lane == LANE_CONTROL else self.normal_first
+        while here is not None and here is not message:
+            before = here
+            here = here.next
+        if here is not None:
+            found = True
+            if before is not None:
+                before.next = message.next
+            if message._lane == LANE_CONTROL:
+                if before is None:
+                    self.control_first = message.next
+                if self.control_last is message:
+                    self.control_last = before
+                self.control_size -= 1
+            else:
+                if before is None:
+                    self.normal_first = message.next
+                if self.normal_last is message:
+                    self.normal_last = before
+                self.normal_size -= 1
+                self.normal_bytes -= message.size_bytes
+            message.next = None
+            self.bytes_held -= message.size_bytes
+            self.accepted -= 1
+            self.sent -= 1
         return found
+
+    @cython.final
+    cdef bint put_always(self, Message message) except -1:
+        """Append `message` whether there is room or not; False when the mailbox is closed."""
+        with cython.critical_section(self):
+            self.sent += 1
+            if self.closed:
+                message.outcome = OFFER_CLOSED
+                self.rejected += 1
+            else:
+                self.link(message)
+            self.check()
+        return message.outcome == OFFER_ACCEPTED
 
     # Places promised to waiting senders: a place that falls free goes to the oldest waiter, who takes it
     # when its task resumes, or gives it back when that task was cancelled in the same turn of the loop.

@@ -95,6 +95,11 @@ cdef inline bint is_awaitable(object value) except -1:
     return pmesh_awaitable(value)
 
 
+# What the coordinator has asked to be told of a cell.
+cdef enum:
+    WATCH_QUIET = 1     # nothing is pending
+    WATCH_IDLE = 2      # no handler runs
+
 cdef enum:
     SLOT_FRESH = 0      # its Task has not taken its first step (only before CPython 3.12)
     SLOT_PARKED = 1     # its Task waits on the slot: idle, or a handler is stepped in place
@@ -412,7 +417,8 @@ cdef class Slot:
             raise error
         if self.swallow_cancel:
             self.swallow_cancel = False
-            self.cell.release(self)
+            if not self.ending:
+                self.cell.release(self)
         if self.ending:
             self.state = SLOT_ENDED
             raise StopIteration
@@ -585,7 +591,7 @@ cdef class Cell(Mailbox):
     cdef Cell next_ready              # run queue, owned by the dispatcher
     cdef bint scheduled               # in the run queue, or being run
     cdef bint paused                  # takes mail but handles none: starting or suspended
-    cdef bint watched                 # tell the coordinator when nothing is pending
+    cdef int watched                  # bits WATCH_*: what the coordinator is to be told
 
     def __init__(self, policy not None, Dispatcher dispatcher not None, HandlerTable table not None, str name not None,
                  agent, Meter meter not None, *, int concurrency=1):
@@ -729,6 +735,43 @@ cdef class Cell(Mailbox):
         """Call a lifecycle hook in a slot of this agent; None when it is over, else a `Waiter` to await."""
         return self.dispatcher.run_hook(self, function, args)
 
+    def notify(self, payload, *, bint control=False):
+        """Put a notice into the mailbox, whether there is room or not; in the loop.
+
+        Returns the `Message`, for `withdraw`; None when the mailbox is closed, and the notice counted rejected.
+        """
+        cdef Message message = new_message(payload)
+        message._lane = LANE_CONTROL if control else LANE_NORMAL
+        message.accepted_ns = self.dispatcher.clock.now()
+        if not self.put_always(message):
+            self.tell_heir()
+            return None
+        if self.becomes_ready():
+            self.dispatcher.push(self)
+        return message
+
+    def withdraw(self, Message message not None):
+        """Take back a notice that waits still, as if it had never been sent; False when it does not."""
+        cdef bint found = self.unsend(message)
+        if found:
+            if self.has_waiters:
+                self.dispatcher.grant_room(self)
+            if self.watched:
+                self.dispatcher.check_quiet(self)
+        return found
+
+    def waiting(self):
+        """The messages that wait, in the order of their lanes, control before normal."""
+        cdef list messages = []
+        cdef Message message
+        with cython.critical_section(self):
+            for first in (self.control_first, self.normal_first):
+                message = first
+                while message is not None:
+                    messages.append(message)
+                    message = message.next
+        return messages
+
     def discard(self):
         """Dead-letter all mail that waits; senders that wait for room get `AgentStopped`."""
         self.dispatcher.discard(self)
@@ -739,10 +782,17 @@ cdef class Cell(Mailbox):
 
     def watch_quiet(self):
         """Call `life.on_quiet()` in the loop once nothing is pending; at once when nothing is."""
-        self.watched = True
         if self.normal_size + self.control_size + self.in_hand == 0:
-            self.watched = False
             self.life.on_quiet()
+        else:
+            self.watched |= WATCH_QUIET
+
+    def watch_idle(self):
+        """Call `life.on_idle()` in the loop once no handler runs; at once when none does."""
+        if self.in_hand == 0:
+            self.life.on_idle()
+        else:
+            self.watched |= WATCH_IDLE
 
     def cancel_handlers(self):
         """Cancel the Task of each slot whose handler is suspended; returns how many."""
@@ -780,15 +830,22 @@ cdef class Cell(Mailbox):
 
     def end_slots(self):
         """End the Tasks of all slots, and let go of the agent; nothing is handled here any more."""
+        self.paused = True
+        self.renew_slots()
+        self.agent = None
+
+    def renew_slots(self):
+        """End the Tasks of all slots; what is handled from now on runs in new ones, with new Contexts."""
         cdef Slot slot = self.all_slots
         cdef Slot following
-        self.paused = True
         while slot is not None:
             following = slot.next_slot
             slot.end()
+            slot.next_slot = None
             slot = following
-        self.all_slots = self.free_slots = None
-        self.agent = None
+        with cython.critical_section(self):
+            self.all_slots = self.free_slots = None
+            self.slots = 0
 
     @property
     def recorders(self):

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 from pmesh._core import AgentRef, Handler, HandlerTable, Message
 from pmesh.errors import HandlerDefinitionError, InvalidArgument, InvalidType
 from pmesh.lifecycle import StopReason
+from pmesh.supervision import Backoff, ChildSupervision, Directives, Strategy, SupervisionPolicy
 
 if TYPE_CHECKING:
     from pmesh.coordinator import Coordinator
+    from pmesh.supervision import Supervisor
 
 __all__ = ["Agent", "AgentContext", "MailboxPolicy", "Overflow", "Request", "handler"]
 
@@ -28,6 +30,8 @@ Reply = TypeVar("Reply")
 Function = TypeVar("Function", bound=Callable[..., object])
 
 _MARK = "__pmesh_lane__"
+
+HOOKS = ("on_start", "on_stop", "pre_restart", "post_restart")
 
 
 class Overflow(enum.Enum):
@@ -157,16 +161,55 @@ class AgentContext:
         mailbox: MailboxPolicy | None = None,
         concurrency: int | None = None,
         own_recorders: bool = False,
+        supervision: SupervisionPolicy | None = None,
         **kwargs: object,
     ) -> AgentRef:
-        """Start a child, as `Coordinator.spawn` does; it stops before this agent does.
+        """Start a child, as `Coordinator.spawn` does; it stops before this agent does, and when this one restarts.
 
         Cancel safety: a cancelled call has started nothing.
         """
-        return await self.coordinator._spawn(factory, args, kwargs, name, mailbox, concurrency, own_recorders, self.ref)
+        return await self.coordinator._spawn(
+            factory, args, kwargs, name, mailbox, concurrency, own_recorders, supervision, self.ref
+        )
+
+    async def supervisor(
+        self,
+        name: str | None = None,
+        *,
+        strategy: Strategy | str = Strategy.ONE_FOR_ONE,
+        intensity: int = 5,
+        period: float = 10.0,
+        directives: Directives = None,
+        backoff: Backoff | None = None,
+        supervision: SupervisionPolicy | None = None,
+    ) -> Supervisor:
+        """Start a supervisor below this agent, as `Coordinator.supervisor` does.
+
+        Cancel safety: a cancelled call has started nothing.
+        """
+        rules = ChildSupervision(strategy, intensity, period, directives, backoff, is_supervisor=True)
+        return await self.coordinator._spawn_supervisor(name, rules, supervision, self.ref)
+
+    def watch(self, agent: AgentRef | str) -> None:
+        """Be told when another agent stops: a `Terminated` comes on the control lane, at once if it has stopped.
+
+        A restart is no end. Watching twice is watching once; the watch outlives restarts of this agent.
+
+        Raises:
+            InvalidArgument: The agent is this one.
+            UnknownAgent: No living agent has that name.
+        """
+        self.coordinator._watch(self.ref, agent)
+
+    def unwatch(self, agent: AgentRef | str) -> None:
+        """Do not be told any more, also when the notice waits in the mailbox already."""
+        self.coordinator._unwatch(self.ref, agent)
 
     def stop(self) -> None:
-        """Stop this agent once the handler in hand is over; mail that waits becomes dead letters."""
+        """Stop this agent once the handler in hand is over; mail that waits becomes dead letters.
+
+        One whose `supervision` says "permanent" is restarted instead, and its mail is kept.
+        """
         self.coordinator._stop_soon(self.ref)
 
     def __repr__(self) -> str:
@@ -180,14 +223,16 @@ class Agent:
         mailbox: How much mail may wait; `spawn(mailbox=)` overrides it.
         concurrency: How many messages may be handled at a time while handlers wait for I/O; they are
             started in order. `spawn(concurrency=)` overrides it.
+        supervision: What becomes of it when a handler raises; `spawn(supervision=)` overrides it.
 
-    `on_start`, `on_stop` and `receive` may be plain functions or coroutines.
+    `on_start`, `on_stop`, `pre_restart`, `post_restart` and `receive` may be plain functions or coroutines.
     """
 
     __slots__ = ("__weakref__", "context")
 
     mailbox: ClassVar[MailboxPolicy] = MailboxPolicy()
     concurrency: ClassVar[int] = 1
+    supervision: ClassVar[SupervisionPolicy] = SupervisionPolicy()
 
     # Set before `on_start`; `__init__` runs before it is there.
     context: AgentContext
@@ -202,6 +247,10 @@ class Agent:
         if not isinstance(cls.mailbox, MailboxPolicy):
             raise HandlerDefinitionError(f"{cls.__qualname__}.mailbox is {cls.mailbox!r}; it must be a MailboxPolicy")
         check_concurrency(cls.concurrency, f"{cls.__qualname__}.concurrency")
+        if not isinstance(cls.supervision, SupervisionPolicy):
+            raise HandlerDefinitionError(
+                f"{cls.__qualname__}.supervision is {cls.supervision!r}; it must be a SupervisionPolicy"
+            )
         try:
             cls._pmesh_table = build_table(cls, {})
         except NameError:
@@ -221,9 +270,29 @@ class Agent:
     async def on_stop(self, reason: StopReason) -> None:
         """Called after the last message; what it raises is logged."""
 
+    async def pre_restart(self, error: BaseException | None) -> None:
+        """Called on an instance that is to be replaced because `error` was raised; by default `on_stop`.
+
+        `error` is None for a permanent agent that stopped itself. What this raises is logged.
+        """
+        await _result(self.on_stop(StopReason.RESTARTED))
+
+    async def post_restart(self, error: BaseException | None) -> None:
+        """Called on the new instance, before it handles mail; by default `on_start`.
+
+        When it raises, that is a failure like any other: it counts, and the restart is tried again.
+        """
+        await _result(self.on_start())
+
     async def receive(self, payload: Any) -> object:
         """Handle what no `@handler` takes; override it to catch all. What it returns answers an ask."""
         raise NotImplementedError
+
+
+async def _result(returned: Any) -> None:
+    """Await what a hook returned, where it is to be awaited: hooks may be plain functions."""
+    if inspect.isawaitable(returned):
+        await returned
 
 
 def check_concurrency(value: object, name: str) -> int:
@@ -294,7 +363,7 @@ def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
                 here[payload_type] = name
                 by_type[payload_type] = entry
     catch_all = None
-    for method in ("receive", "on_start", "on_stop"):
+    for method in ("receive", *HOOKS):
         if not callable(getattr(cls, method)):
             raise HandlerDefinitionError(
                 f"{cls.__qualname__}.{method} is {getattr(cls, method)!r}; it must be a method"
@@ -312,11 +381,7 @@ def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
         _resolver(by_type, catch_all),
         has_control=any(entry.lane == "control" for entry in entries),
         has_async=any(entry.is_async for entry in entries)
-        or any(
-            inspect.iscoroutinefunction(getattr(cls, hook))
-            for hook in ("on_start", "on_stop")
-            if is_overridden(cls, hook)
-        ),
+        or any(inspect.iscoroutinefunction(getattr(cls, hook)) for hook in HOOKS if is_overridden(cls, hook)),
     )
 
 

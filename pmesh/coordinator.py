@@ -53,8 +53,17 @@ from pmesh.errors import (
     WrongLoop,
 )
 from pmesh.lifecycle import State, StopReason
-from pmesh.lives import Kind, Life, Lives
+from pmesh.lives import NO_ARGUMENTS, Arguments, Kind, Life, Lives, Terminated
+from pmesh.recovery import Lost, Recovery
 from pmesh.stats import Stats
+from pmesh.supervision import (
+    Backoff,
+    ChildSupervision,
+    Directives,
+    Strategy,
+    SupervisionPolicy,
+    Supervisor,
+)
 
 __all__ = ["Coordinator"]
 
@@ -129,7 +138,9 @@ class Coordinator:
         self._clock = Clock() if clock is None else clock
         self._chooser = chooser
         self._lives = Lives(self._drain_timeout)
+        self._recovery = self._lives.recovery = Recovery(self._lives, self._renew, self._respawn)
         self._numbers = itertools.count(1)
+        self._incarnations = itertools.count(1)
         self._kinds: dict[type, Kind] = {}
         self._meters: dict[object, Meter] = {}
         self._strays = Counters()  # messages to names that nobody has
@@ -155,6 +166,7 @@ class Coordinator:
             chooser=self._chooser,
         )
         self._lives.open(loop, self._dispatcher)
+        self._recovery.open(loop)
         # asyncio.run cancels all tasks when it ends; this one hears of it for all agents.
         self._keeper = loop.create_task(self._keep(), name=f"pmesh-{self.name}")
         _dispatchers.add(self)
@@ -191,6 +203,7 @@ class Coordinator:
         self._dispatcher.closing = True
         for life in self._lives.by_name.values():
             life.cell.refuse_waiters(outside_only=True)
+        self._lives.hasten_all()
         finish = StopReason.KILLED if kill else StopReason.SHUTDOWN
         try:
             if not kill and not await self._lives.all_quiet(seconds):
@@ -199,8 +212,10 @@ class Coordinator:
                 )
                 finish = StopReason.DRAIN_TIMEOUT
             await self._lives.stop_all(finish)
+            await self._recovery.end()
         except asyncio.CancelledError:
             await self._lives.stop_all(StopReason.KILLED)
+            await self._recovery.end()
             raise
         finally:
             self._closed = True
@@ -233,6 +248,7 @@ class Coordinator:
         mailbox: MailboxPolicy | None = None,
         concurrency: int | None = None,
         own_recorders: bool = False,
+        supervision: SupervisionPolicy | None = None,
         **kwargs: object,
     ) -> AgentRef:
         """Start an agent and return its ref once `on_start` is over.
@@ -241,7 +257,7 @@ class Coordinator:
             factory: An `Agent` subclass (or a `functools.partial` of one), called with `args` and
                 `kwargs`; or a function of one payload, which is then the agent's only handler.
             name: Unique among living agents; made from the class by default.
-            mailbox, concurrency: Override the class attributes of the same names.
+            mailbox, concurrency, supervision: Override the class attributes of the same names.
             own_recorders: Record this agent's times apart from those of its class, in 648 KiB of its own;
                 `latency_of` shows them. They are added to those of the class when it stops.
 
@@ -252,7 +268,53 @@ class Coordinator:
 
         Cancel safety: a cancelled call has started nothing; `on_start` is cancelled with it.
         """
-        return await self._spawn(factory, args, kwargs, name, mailbox, concurrency, own_recorders, None)
+        return await self._spawn(factory, args, kwargs, name, mailbox, concurrency, own_recorders, supervision, None)
+
+    async def supervisor(
+        self,
+        name: str | None = None,
+        *,
+        strategy: Strategy | str = Strategy.ONE_FOR_ONE,
+        intensity: int = 5,
+        period: float = 10.0,
+        directives: Directives = None,
+        backoff: Backoff | None = None,
+        supervision: SupervisionPolicy | None = None,
+    ) -> Supervisor:
+        """Start a supervisor, whose `spawn` starts children that are restarted together.
+
+        Args:
+            name: As of an agent.
+            strategy: Which children are restarted when one is: "one_for_one", "one_for_all", or "rest_for_one" (those
+                started after it).
+            intensity: Most restarts of all children together within `period`. One more, and the children are stopped,
+                newest first, and the supervisor itself fails.
+            period: Seconds, sliding.
+            directives: For errors that a child's own `supervision` says nothing about.
+            backoff: For children that have none of their own.
+            supervision: What becomes of the supervisor itself when it fails: by default it is restarted, and starts
+                its children again.
+
+        Raises:
+            NameInUse: An agent of that name is alive.
+            InvalidArgument: A strategy or directive that does not exist, an intensity of 0 where children are to be
+                restarted, a period that is not above 0.
+
+        Cancel safety: a cancelled call has started nothing.
+        """
+        rules = ChildSupervision(strategy, intensity, period, directives, backoff, is_supervisor=True)
+        return await self._spawn_supervisor(name, rules, supervision, None)
+
+    async def _spawn_supervisor(
+        self,
+        name: str | None,
+        rules: ChildSupervision,
+        supervision: SupervisionPolicy | None,
+        parent: AgentRef | None,
+    ) -> Supervisor:
+        ref = await self._spawn(_SupervisorAgent, (), {}, name, None, None, False, supervision, parent)
+        self._life_of(ref).rules = rules
+        return Supervisor(ref, self)
 
     async def _spawn(
         self,
@@ -263,6 +325,7 @@ class Coordinator:
         mailbox: MailboxPolicy | None,
         concurrency: int | None,
         own_recorders: bool,
+        supervision: SupervisionPolicy | None,
         parent: AgentRef | None,
     ) -> AgentRef:
         self._check_loop("spawn")
@@ -270,6 +333,8 @@ class Coordinator:
             raise InvalidType(f"mailbox is {mailbox!r}; it must be a MailboxPolicy")
         if concurrency is not None:
             check_concurrency(concurrency, "concurrency")
+        if supervision is not None and not isinstance(supervision, SupervisionPolicy):
+            raise InvalidType(f"supervision is {supervision!r}; it must be a SupervisionPolicy")
         if self._dispatcher.closing:
             raise CoordinatorClosed(f"coordinator {self.name!r} is closing and starts no agents")
         elder = None if parent is None else self._life_of(parent)
@@ -290,13 +355,12 @@ class Coordinator:
                 f"an agent named {name!r} is alive ({status}) in coordinator {self.name!r};"
                 " await its stop() first, or choose another name"
             )
-        agent: Agent | None = None
-        if kind.agent_class is not None:
-            agent = factory(*args, **kwargs)
-            if not isinstance(agent, Agent):
-                raise InvalidType(f"{factory!r} made {agent!r}; it must make an Agent")
-        life = Life(name, elder)
+        agent = None if kind.agent_class is None else _make_agent(factory, args, kwargs)
         defaults = kind.agent_class or Agent
+        policy = defaults.supervision if supervision is None else supervision
+        life = Life(name, elder, policy, next(self._incarnations))
+        if args or kwargs or mailbox is not None or concurrency is not None or own_recorders:
+            life.arguments = Arguments(args, kwargs, mailbox, concurrency, own_recorders)
         cell = Cell(
             defaults.mailbox if mailbox is None else mailbox,
             self._dispatcher,
@@ -322,6 +386,34 @@ class Coordinator:
         life.move(State.RUNNING)
         cell.resume()
         return cell.ref
+
+    def _renew(self, life: Life) -> None:
+        """Replace the instance of an agent by a new one, made as the first was."""
+        given = life.arguments or NO_ARGUMENTS
+        agent = _make_agent(life.kind.factory, given.args, given.kwargs)
+        agent.context = AgentContext(life.cell.ref, self)
+        life.cell.agent = agent
+
+    async def _respawn(self, elder: Life, lost: Lost) -> None:
+        """Start a child again that a supervisor lost, and below it what that one lost."""
+        child = lost.life
+        given = child.arguments or NO_ARGUMENTS
+        ref = await self._spawn(
+            child.kind.factory,
+            given.args,
+            dict(given.kwargs),
+            child.name,
+            given.mailbox,
+            given.concurrency,
+            given.own_recorders,
+            child.policy,
+            elder.cell.ref,
+        )
+        life = self._life_of(ref)
+        if child.rules is not None:
+            life.rules = child.rules.anew()
+        for grandchild in lost.children:
+            await self._respawn(life, grandchild)
 
     def _make_name(self, base: str) -> str:
         while True:
@@ -520,7 +612,52 @@ class Coordinator:
         await self._lives.stop(self._life_of(agent), StopReason.KILLED)
 
     def _stop_soon(self, ref: AgentRef) -> None:
-        self._lives.begin_stop(self._life_of(ref), StopReason.STOPPED)
+        life = self._life_of(ref)
+        if not self._recovery.restart_stopped(life):
+            self._lives.begin_stop(life, StopReason.STOPPED)
+
+    # Suspending one agent.
+
+    def suspend(self, agent: AgentRef | str) -> None:
+        """Let the mail of an agent wait, up to its mailbox's capacity, until `resume`; handlers that run finish.
+
+        Raises:
+            IllegalTransition: It is not running; the text says what it is.
+        """
+        self._check_loop("suspend")
+        self._lives.suspend(self._life_of(agent))
+
+    def resume(self, agent: AgentRef | str) -> None:
+        """Let a suspended agent handle its mail again.
+
+        Raises:
+            IllegalTransition: It is not suspended; the text says what it is.
+        """
+        self._check_loop("resume")
+        self._lives.resume(self._life_of(agent))
+
+    # Watching one agent.
+
+    async def watch(self, agent: AgentRef | str) -> Terminated:
+        """Wait until an agent has stopped; at once for one that has. A restart is no end.
+
+        Cancel safety: a cancelled call only stops waiting.
+        """
+        self._check_loop("watch")
+        life = self._life_of(agent)
+        await self._lives.until_ended(life)
+        return self._lives.terminated(life)
+
+    def _watch(self, watcher: AgentRef, agent: AgentRef | str) -> None:
+        self._check_loop("watch")
+        target = self._life_of(agent)
+        if target.cell.ref is watcher:
+            raise InvalidArgument(f"agent {watcher.name!r} watches itself; its own end is told to its on_stop()")
+        self._lives.watch(self._life_of(watcher), target)
+
+    def _unwatch(self, watcher: AgentRef, agent: AgentRef | str) -> None:
+        self._check_loop("unwatch")
+        self._lives.unwatch(self._life_of(watcher), self._life_of(agent))
 
     # What the core reports.
 
@@ -537,6 +674,8 @@ class Coordinator:
             type_name(message.payload),
             exc_info=error,
         )
+        if not isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self._recovery.fail(cell.life, error)
 
     def on_overflow(self, cell: Cell, payload_type: str) -> None:
         self._lives.fail_overflowed(cell, payload_type)
@@ -623,6 +762,14 @@ class Coordinator:
         state: State = self._life_of(agent).state
         return state
 
+    def restarts(self, agent: AgentRef | str) -> int:
+        """How often an agent has been restarted."""
+        record = self._life_of(agent).record
+        return 0 if record is None else record.restarts
+
+    def _children_of(self, ref: AgentRef) -> tuple[str, ...]:
+        return tuple(self._life_of(ref).children or ())
+
     @property
     def agents(self) -> tuple[str, ...]:
         """Names of the living agents, in order of start."""
@@ -665,6 +812,17 @@ class Coordinator:
         else:
             status = f"{len(self._lives.by_name)} agents"
         return f"<Coordinator {self.name!r} {status}>"
+
+
+class _SupervisorAgent(Agent):
+    """The agent that a supervisor is: a place in the tree."""
+
+
+def _make_agent(factory: Callable[..., Any], args: tuple[object, ...], kwargs: Mapping[str, Any]) -> Agent:
+    agent = factory(*args, **kwargs)
+    if not isinstance(agent, Agent):
+        raise InvalidType(f"{factory!r} made {agent!r}; it must make an Agent")
+    return agent
 
 
 def _resolve_factory(

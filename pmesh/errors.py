@@ -20,6 +20,7 @@ __all__ = [
     "NameInUse",
     "PmeshError",
     "StartFailed",
+    "TooManyRestarts",
     "UnhandledMessage",
     "UnknownAgent",
     "UsedAfterFork",
@@ -73,6 +74,10 @@ class HandlerCancelled(PmeshError):
 
 class StartFailed(PmeshError):
     """An agent could not be started because it was stopped while it started."""
+
+
+class TooManyRestarts(PmeshError):
+    """Children needed more restarts than their supervisor allows; what its parent sees when that escalates."""
 
 
 class IllegalTransition(PmeshError):

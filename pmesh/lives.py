@@ -11,15 +11,21 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pmesh._core import Cell, Counters, Dispatcher, HandlerTable, Meter
-from pmesh.agent import Agent, is_overridden
+from pmesh._core import AgentRef, Cell, Counters, Dispatcher, HandlerTable, Meter
+from pmesh.agent import Agent, MailboxPolicy, is_overridden
 from pmesh.errors import StartFailed
 from pmesh.lifecycle import Lifecycle, State, StopReason
+from pmesh.supervision import ChildSupervision, SupervisionPolicy
 
-__all__ = ["Kind", "Life", "Lives"]
+if TYPE_CHECKING:
+    from pmesh.recovery import Record, Recovery
+
+__all__ = ["NO_ARGUMENTS", "Arguments", "Kind", "Life", "Lives", "Terminated"]
 
 logger = logging.getLogger("pmesh")
 
@@ -27,20 +33,73 @@ logger = logging.getLogger("pmesh")
 KILL_GRACE_SECONDS = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Terminated:
+    """An agent that was watched has stopped; for its watchers, on the control lane.
+
+    Args:
+        reason: Why.
+        incarnation: Which agent of its name it was: every spawn has a higher number than those before it.
+    """
+
+    ref: AgentRef
+    reason: StopReason
+    incarnation: int
+
+
+class Arguments(NamedTuple):
+    """What an agent was spawned with, to make its next instance and its next incarnation."""
+
+    args: tuple[object, ...] = ()
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+    mailbox: MailboxPolicy | None = None
+    concurrency: int | None = None
+    own_recorders: bool = False
+
+
+NO_ARGUMENTS = Arguments()
+
+
 class Life(Lifecycle):
     """The coordinator's record of one agent."""
 
-    __slots__ = ("cell", "children", "ended", "kind", "parent", "quiet", "reason", "starting", "stopper")
+    __slots__ = (
+        "arguments",
+        "cell",
+        "children",
+        "ended",
+        "idle",
+        "incarnation",
+        "kind",
+        "parent",
+        "policy",
+        "quiet",
+        "reason",
+        "record",
+        "rules",
+        "starting",
+        "stopper",
+        "watchers",
+        "watching",
+    )
 
-    def __init__(self, name: str, parent: Life | None) -> None:
+    def __init__(self, name: str, parent: Life | None, policy: SupervisionPolicy, incarnation: int) -> None:
         self.name = name
         self.state = State.NEW
         self.cell: Cell
         self.kind: Kind
         self.parent = parent
+        self.policy = policy
+        self.incarnation = incarnation  # each spawn has a number of its own, in order
+        self.arguments: Arguments | None = None  # of its spawn; None when there were none
+        self.rules: ChildSupervision | None = None  # how it supervises its children; None until one fails
+        self.record: Record | None = None  # of its failures; None until there is one
+        self.watchers: dict[Life, None] | None = None  # those that are told of its end
+        self.watching: dict[Life, None] | None = None
         self.children: dict[str, Life] | None = None  # in order of start
-        self.starting: asyncio.Future[None] | None = None  # done once a suspended on_start is over
+        self.starting: asyncio.Future[None] | None = None  # done once a suspended hook is over
         self.quiet: asyncio.Future[None] | None = None  # done once nothing is pending
+        self.idle: asyncio.Future[None] | None = None  # done once no handler runs
         self.stopper: asyncio.Task[None] | None = None  # ends the agent; there is only ever one
         self.ended: asyncio.Future[None] | None = None  # for those who wait for the end
         self.reason: StopReason | None = None
@@ -50,14 +109,20 @@ class Life(Lifecycle):
         if self.quiet is not None and not self.quiet.done():
             self.quiet.set_result(None)
 
+    def on_idle(self) -> None:
+        """The core calls this when no handler runs and somebody asked to know."""
+        if self.idle is not None and not self.idle.done():
+            self.idle.set_result(None)
+
 
 class Kind:
     """What the agents of one factory have in common in one coordinator."""
 
-    __slots__ = ("agent_class", "base_name", "has_on_start", "meter", "table")
+    __slots__ = ("agent_class", "base_name", "factory", "has_on_start", "meter", "table")
 
     def __init__(self, agent_class: type[Agent] | None, table: HandlerTable, meter: Meter, factory: Any) -> None:
         self.agent_class = agent_class
+        self.factory = factory
         self.table = table
         self.meter = meter
         named = agent_class or factory
@@ -77,6 +142,7 @@ class Lives:
         self.stopped_total = Counters()  # what stopped agents leave to the account
         self.lock = threading.Lock()  # whoever sums up, in any thread, sees a stopping agent once
         self.drain_timeout = drain_timeout
+        self.recovery: Recovery
         self._end_by: float | None = None  # when all must have ended, on the loop's clock
         self._loop: asyncio.AbstractEventLoop
         self._dispatcher: Dispatcher
@@ -126,6 +192,14 @@ class Lives:
         for life in reversed(list(self.by_name.values())):
             self.begin_stop(life, reason)
 
+    @property
+    def is_closing(self) -> bool:
+        return self._dispatcher.closing
+
+    def restarter_of(self, life: Life) -> asyncio.Task[None] | None:
+        """The task that restarts an agent, if one does."""
+        return None if life.record is None else life.record.restarter
+
     def _seconds_left(self) -> float:
         if self._end_by is None:
             return self.drain_timeout
@@ -135,16 +209,7 @@ class Lives:
         """Run `on_start` in the agent's own Task; leaves the agent STARTING or DRAINING, or raises once it ended."""
         error: BaseException | None = None
         try:
-            hook = life.cell.run_hook(agent.on_start)
-            if hook is not None:
-                life.starting = self._loop.create_future()
-                try:
-                    await hook
-                except asyncio.CancelledError:
-                    life.cell.cancel_handlers()
-                    raise
-                finally:
-                    life.starting.set_result(None)
+            await self.run_hook(life, agent.on_start)
         except BaseException as raised:  # noqa: BLE001 - raised again below, once the agent has ended
             error = raised
         if error is None and life.state in (State.STARTING, State.DRAINING):
@@ -160,6 +225,23 @@ class Lives:
             raise error
         await self.until_ended(life)
         raise self.start_failed(life) from error
+
+    async def run_hook(self, life: Life, hook: Callable[..., object], *args: object) -> None:
+        """Call a hook in a slot of the agent, and wait for its end. Raises what it raises.
+
+        Cancel safety: a cancelled call cancels the hook.
+        """
+        waiter = life.cell.run_hook(hook, *args)
+        if waiter is None:
+            return
+        life.starting = self._loop.create_future()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            life.cell.cancel_handlers()
+            raise
+        finally:
+            life.starting.set_result(None)
 
     def start_failed(self, life: Life) -> StartFailed:
         return StartFailed(f"agent {life.name!r} was stopped while it started")
@@ -193,17 +275,31 @@ class Lives:
             return
         life.cell.close()
         life.cell.refuse_waiters()
-        if life.state is not State.DRAINING:
-            life.move(State.DRAINING)
+        if self.restarter_of(life) is not None:
+            self.recovery.hasten(life)
+        elif life.state is not State.DRAINING:
+            self._start_draining(life)
         self._set_stopper(life, self._drain(life, seconds), "drain")
+
+    def _start_draining(self, life: Life) -> None:
+        suspended = life.state is State.SUSPENDED
+        life.move(State.DRAINING)
+        if suspended:
+            life.cell.resume()
 
     async def _drain(self, life: Life, seconds: float) -> None:
         give_up = self._loop.time() + seconds
-        if life.starting is not None:
+        restarter = self.restarter_of(life)
+        if restarter is not None:
+            await asyncio.wait([restarter], timeout=seconds)
+            if life.state in (State.RUNNING, State.SUSPENDED):
+                self._start_draining(life)
+        elif life.starting is not None:
             await asyncio.wait([life.starting], timeout=seconds)
         done = await self._quiet(life, give_up - self._loop.time())
-        if life.state is State.DRAINING:
+        if life.state not in (State.STOPPING, State.STOPPED):
             life.move(State.STOPPING)
+            self.recovery.hasten(life)
             await self._end(life, StopReason.DRAINED if done else StopReason.DRAIN_TIMEOUT, True)
 
     def begin_stop(self, life: Life, reason: StopReason, *, run_on_stop: bool = True) -> None:
@@ -217,15 +313,18 @@ class Lives:
             return
         if life.stopper is not None:
             life.stopper.cancel()  # a drain that is hastened
-        starting = life.state is State.STARTING
+        # Of an instance that is not there yet, or has been torn down for the next one, nothing is to be ended.
+        between = life.state is State.STARTING or (life.record is not None and life.record.torn_down)
+        starting = life.starting is not None and not life.starting.done()
         life.cell.discard()
         life.move(State.STOPPING)
-        if starting:
+        self.recovery.hasten(life)
+        if between:
             run_on_stop = False
             life.cell.cancel_handlers()
         agent = life.cell.agent
         run_on_stop = run_on_stop and agent is not None and is_overridden(type(agent), "on_stop")
-        if not (life.children or life.cell.pending or run_on_stop or starting):
+        if not (life.children or life.cell.pending or run_on_stop or between or starting):
             # Nothing to wait for: most agents of a large mesh end here, without a task of their own.
             self._finish(life, reason)
             return
@@ -261,30 +360,55 @@ class Lives:
             if not await self._quiet(life, self._seconds_left() if reason is StopReason.SHUTDOWN else None):
                 self._force(life)
                 await self._quiet(life, None)
-            if run_on_stop:
-                await self._run_on_stop(life, reason)
+            if run_on_stop and cell.agent is not None and is_overridden(type(cell.agent), "on_stop"):
+                await self.run_bounded(life, "on_stop", cell.agent.on_stop, reason)
         finally:
             self._finish(life, reason)
 
-    async def _run_on_stop(self, life: Life, reason: StopReason) -> None:
-        """Run `on_stop`, bounded in time; whatever it raises is logged, so that the agent ends."""
-        cell = life.cell
-        if cell.agent is None or not is_overridden(type(cell.agent), "on_stop"):
-            return
+    async def run_bounded(self, life: Life, name: str, hook: Callable[..., object], *args: object) -> None:
+        """Run a hook of an instance that ends, bounded in time; whatever it raises is logged.
+
+        Cancel safety: a cancelled call cancels the hook, and lets the cancellation through.
+        """
         seconds = self._seconds_left()
         try:
-            hook = cell.run_hook(cell.agent.on_stop, reason)
-            if hook is not None:
-                async with asyncio.timeout(seconds):
-                    await hook
-        except TimeoutError:
-            cell.cancel_handlers()
-            logger.error("agent %r: on_stop did not end within %g s", life.name, seconds)
+            async with asyncio.timeout(seconds):
+                await self.run_hook(life, hook, *args)
+        except TimeoutError as error:
+            logger.error("agent %r: %s did not end within %g s", life.name, name, seconds, exc_info=error)
         except asyncio.CancelledError:
-            cell.cancel_handlers()
-            logger.error("agent %r: on_stop failed: it was cancelled", life.name)
+            logger.error("agent %r: %s failed: it was cancelled", life.name, name)
+            if self.is_cancelled():
+                raise
         except Exception:
-            logger.exception("agent %r: on_stop failed", life.name)
+            logger.exception("agent %r: %s failed", life.name, name)
+
+    def is_cancelled(self) -> bool:
+        """Whether the task that asks is being cancelled, and not only something that it waited for."""
+        task = asyncio.current_task(self._loop)
+        return task is not None and task.cancelling() > 0
+
+    async def idle(self, life: Life, seconds: float) -> bool:
+        """Wait until no handler of an agent runs; False when that took too long.
+
+        Cancel safety: a cancelled call only stops waiting.
+        """
+        if life.idle is None or life.idle.done():
+            life.idle = self._loop.create_future()
+            life.cell.watch_idle()
+        done, _ = await asyncio.wait([life.idle], timeout=seconds)
+        return bool(done)
+
+    async def cut_short(self, life: Life) -> None:
+        """Cancel the handlers that still run, and write off those that outlive it.
+
+        Cancel safety: a cancelled call has cancelled them, and does not wait for them.
+        """
+        if life.cell.cancel_handlers() and not await self.idle(life, KILL_GRACE_SECONDS):
+            self._write_off(life)
+
+    def let_go(self, life: Life) -> None:
+        """What an instance set up in its context ends with it."""
 
     def _force(self, life: Life) -> None:
         """Dead-letter what waits and cancel what runs; what outlives that is written off, so that it ends."""
@@ -320,6 +444,7 @@ class Lives:
         if life.parent is not None and life.parent.children is not None:
             life.parent.children.pop(life.name, None)
         life.move(State.STOPPED)
+        self._end_watches(life)
         if life.ended is not None and not life.ended.done():
             life.ended.set_result(None)
 
@@ -335,6 +460,67 @@ class Lives:
             return True
         done, _ = await asyncio.wait([life.quiet], timeout=max(seconds, 0.0))
         return bool(done)
+
+    # Suspending from outside.
+
+    def suspend(self, life: Life) -> None:
+        """Let mail wait; the handlers that run finish."""
+        life.move(State.SUSPENDED)
+        life.cell.pause()
+
+    def resume(self, life: Life) -> None:
+        """Handle mail again."""
+        life.move(State.RUNNING)
+        life.cell.resume()
+
+    def hasten_all(self) -> None:
+        """Nothing waits any more that could handle its mail instead: for the end of the coordinator."""
+        for life in list(self.by_name.values()):
+            if life.state is State.SUSPENDED:
+                self.resume(life)
+            self.recovery.hasten(life)
+
+    # Watching.
+
+    def watch(self, watcher: Life, target: Life) -> None:
+        """Tell `watcher` of the end of `target`, once; at once if it has ended."""
+        if target.state is State.STOPPED:
+            self._tell_end(watcher, target)
+            return
+        for one, other, whom in ((target, "watchers", watcher), (watcher, "watching", target)):
+            if getattr(one, other) is None:
+                setattr(one, other, {})
+            getattr(one, other)[whom] = None
+
+    def unwatch(self, watcher: Life, target: Life) -> None:
+        """Do not, also when the notice waits already."""
+        if target.watchers is not None:
+            target.watchers.pop(watcher, None)
+        if watcher.watching is not None:
+            watcher.watching.pop(target, None)
+        for message in watcher.cell.waiting():
+            if isinstance(message.payload, Terminated) and message.payload.ref is target.cell.ref:
+                watcher.cell.withdraw(message)
+
+    def terminated(self, target: Life) -> Terminated:
+        """What is told of a stopped agent."""
+        assert target.reason is not None
+        return Terminated(target.cell.ref, target.reason, target.incarnation)
+
+    def _tell_end(self, watcher: Life, target: Life) -> None:
+        watcher.cell.notify(self.terminated(target), control=True)
+
+    def _end_watches(self, life: Life) -> None:
+        """Watch nobody any more for an agent that has stopped, and tell those who watch it."""
+        for target in life.watching or ():
+            if target.watchers is not None:
+                target.watchers.pop(life, None)
+        watchers = life.watchers or ()
+        life.watching = life.watchers = None
+        for watcher in watchers:
+            if watcher.watching is not None:
+                watcher.watching.pop(life, None)
+            self._tell_end(watcher, life)
 
     def fail_overflowed(self, cell: Cell, payload_type: str) -> None:
         life = cell.life

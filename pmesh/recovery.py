@@ -41,13 +41,13 @@ _ENDING = (State.STOPPING, State.STOPPED)
 class Record:
     """What is kept of an agent that has failed before."""
 
-    __slots__ = ("failed_at", "hasten", "in_a_row", "restarter", "restarts", "returns_to", "torn_down", "window")
+    __slots__ = ("hasten", "in_a_row", "restarter", "restarts", "returns_to", "torn_down", "up_since", "window")
 
     def __init__(self, policy: SupervisionPolicy) -> None:
         self.window = RestartWindow(policy.intensity, policy.period)  # for one at the top level
         self.restarts = 0
         self.in_a_row = 0  # restarts without a quiet time between them, for the backoff
-        self.failed_at = 0.0  # on the loop's clock
+        self.up_since: float | None = None  # when the last restart was over, on the loop's clock
         self.restarter: asyncio.Task[None] | None = None
         self.returns_to = State.RUNNING
         self.torn_down = False  # the old instance has had its pre_restart
@@ -102,7 +102,10 @@ class Recovery:
         found = life.policy.directive(error)
         if found is None and life.parent is not None and life.parent.rules is not None:
             found = find_directive(life.parent.rules.directives, error)
-        return Directive.RESTART if found is None else found
+        if found is not None:
+            return found
+        # Who cancels a handler's Task means this message, and says nothing about the agent.
+        return Directive.RESUME if isinstance(error, asyncio.CancelledError) else Directive.RESTART
 
     def _rules_for(self, life: Life) -> ChildSupervision | None:
         """How its parent supervises this agent; None at the top level."""
@@ -126,9 +129,9 @@ class Recovery:
         record = self._record(life)
         now = self._loop.time()
         backoff = self._backoff(life)
-        if backoff is not None and record.restarts and now - record.failed_at >= backoff.quiet_seconds:
+        if backoff is not None and record.up_since is not None and now - record.up_since >= backoff.quiet_seconds:
             record.in_a_row = 0
-        record.failed_at = now
+        record.up_since = None
         rules = self._rules_for(life)
         if not (record.window if rules is None else rules.window).add(now):
             return False
@@ -242,8 +245,10 @@ class Recovery:
     async def _tear_down(self, life: Life, error: BaseException | None, *, at_once: bool) -> None:
         """End the old instance: its children, the handlers that still run, its hook, what it set up."""
         lives, cell, record = self._lives, life.cell, self._record(life)
-        if life.rules is not None and life.rules.is_supervisor and not life.rules.lost:
-            life.rules.lost = lost_children(life)
+        if life.rules is not None:
+            if life.rules.is_supervisor and not life.rules.lost:
+                life.rules.lost = lost_children(life)
+            life.rules.window.clear()
         for child in reversed(list((life.children or {}).values())):
             lives.begin_stop(child, StopReason.RESTARTED)
             await lives.until_ended(child)
@@ -311,6 +316,7 @@ class Recovery:
     def _go_on(self, life: Life) -> None:
         record = self._record(life)
         record.torn_down = False
+        record.up_since = self._loop.time()
         if record.returns_to is State.DRAINING:
             life.move(State.DRAINING)
             life.cell.resume()

@@ -154,6 +154,10 @@ class RestartWindow:
         self._times.append(now)
         return len(self._times) <= self.intensity
 
+    def clear(self) -> None:
+        """Forget them: what failed is gone."""
+        self._times.clear()
+
 
 class ChildSupervision:
     """How an agent supervises its children."""

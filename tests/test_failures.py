@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import make_loop
 
-from pmesh import Agent, Coordinator, HandlerCancelled, PmeshError, handler
+from pmesh import Agent, Coordinator, HandlerCancelled, PmeshError, SupervisionPolicy, handler
 
 
 class Boom(Exception):
@@ -119,7 +119,8 @@ def test_the_traceback_of_a_failure_leads_into_the_handler(
 def test_a_message_is_counted_before_its_asker_hears_of_it(run: Any, mesh: Any, loop_kind: str, moment: str) -> None:
     async def main() -> None:
         async with mesh(drain_timeout=1) as bus:
-            ref = await bus.spawn(raiser(moment, Boom), name="a")
+            goes_on = SupervisionPolicy(directives="resume")
+            ref = await bus.spawn(raiser(moment, Boom), name="a", supervision=goes_on)
             for number in range(1, 20):
                 await ref.ask("ok")
                 assert bus.stats().agents["a"].handled == number

@@ -183,7 +183,14 @@ class Driver:
             )
         name = f"load-{index + 1}"
         try:
-            return await mesh.spawn(factory, *args, name=name, mailbox=mailbox, own_recorders=plan.per_agent)
+            return await mesh.spawn(
+                factory,
+                *args,
+                name=name,
+                mailbox=mailbox,
+                own_recorders=plan.per_agent,
+                supervision=self._subject.supervision,
+            )
         except Exception as error:
             if self._subject.is_own:
                 raise

@@ -20,8 +20,11 @@ from pmesh.agent import Agent, handler
 from pmesh.coordinator import _resolve_factory
 from pmesh.errors import InvalidArgument, InvalidType, PmeshError
 from pmesh.load.plan import Plan
+from pmesh.supervision import Directive, SupervisionPolicy
 
 __all__ = ["InjectedFailure", "LoadAgent", "Subject", "name_of", "one_line", "quiet_failures", "resolve"]
+
+GOES_ON = SupervisionPolicy(directives=Directive.RESUME)
 
 MakePayload = Callable[[int], object]
 
@@ -74,6 +77,8 @@ class Subject:
             from 0; bytes of the profile's size by default.
 
     Attributes:
+        supervision: What becomes of an agent whose handler raised: the failure is counted and the agent goes on, unless
+            its class has a `supervision` of its own.
         failures: Handlers that were made to raise.
         delays: Handlers that were made to wait.
 
@@ -98,6 +103,8 @@ class Subject:
         self._agent: Callable[..., Any] = LoadAgent if agent is None else agent
         self._args: tuple[object, ...] = (self._peers,) if agent is None else ()
         self._class, table = self._look_up_agent()
+        has_policy = self._class is not None and self._class.supervision is not Agent.supervision
+        self.supervision = None if has_policy else GOES_ON
         # Bytes of the profile's size, for which each sender has its own quick way.
         self.makes_bytes = payload is None
         self.make_payload: MakePayload = self._make_bytes if payload is None else _PayloadFactory(payload)

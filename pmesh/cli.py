@@ -376,7 +376,7 @@ def _fail_by(error: BaseException, *, debug: bool) -> int:
 def _exit_code(error: PmeshError) -> int:
     if isinstance(error, (InvalidArgument, InvalidType)):
         return EXIT_USAGE
-    from pmesh.load.outputs import OutputFailed
+    from pmesh.outputs import OutputFailed
 
     return EXIT_OUTPUT if isinstance(error, OutputFailed) else EXIT_FAILED
 

@@ -104,6 +104,17 @@ def _debug(command: _Command) -> _Command:
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
 
 
+def _loop(command: _Command) -> _Command:
+    return click.option(
+        "--loop",
+        "event_loop",
+        type=click.Choice(["asyncio", "uvloop", "auto"]),
+        default="asyncio",
+        show_default=True,
+        help="Event loop to run on. auto takes uvloop where it is installed.",
+    )(command)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(pmesh.__version__, prog_name="pmesh")
 def commands() -> None:
@@ -195,14 +206,7 @@ Exit codes:
 @click.option("--capacity", type=click.IntRange(1, 1_000_000), metavar="N", help="Messages a mailbox holds.")
 @click.option("--per-agent", is_flag=True, help="Record latencies of each agent; costs memory and some speed.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of arrival times and made-up failures.")
-@click.option(
-    "--loop",
-    "event_loop",
-    type=click.Choice(["asyncio", "uvloop", "auto"]),
-    default="asyncio",
-    show_default=True,
-    help="Event loop to run on. auto takes uvloop where it is installed.",
-)
+@_loop
 @_outputs(json=True)
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar; with an output on stdout, no tables either.")
 @_debug
@@ -342,14 +346,7 @@ Exit codes:
   74   the output could not be written
   130  interrupted"""
 )
-@click.option(
-    "--loop",
-    "event_loop",
-    type=click.Choice(["asyncio", "uvloop", "auto"]),
-    default="asyncio",
-    show_default=True,
-    help="Event loop to measure on. auto takes uvloop where it is installed.",
-)
+@_loop
 @click.option("--no-measure", is_flag=True, help="Only what can be read, without the second that measuring takes.")
 @click.option("--json", "json_path", metavar="FILE", help="Write it all for machines; '-' is stdout, and then alone.")
 @_debug

@@ -15,6 +15,7 @@ import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def test_each_part_is_the_difference_of_the_workloads_that_differ_in_it() -> Non
 
 
 def spin(message: object = None) -> int:
-    for _ in range(200):
+    """Longer than all parts of a message together, also where a coroutine takes microseconds in debug mode."""
+    for _ in range(1_000):
         pass
     return 1
 
@@ -168,6 +170,11 @@ def test_a_cancelled_measurement_leaves_no_task_behind() -> None:
         return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
 
     assert asyncio.run(main()) == set()
+
+
+def test_measuring_needs_neither_click_nor_rich(python: Callable[..., str]) -> None:
+    code = "import sys, pmesh.info; print({'click', 'rich', 'pmesh.load'} & set(sys.modules))"
+    assert python(code) == "set()\n"
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.inf, math.nan])

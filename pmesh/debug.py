@@ -22,7 +22,7 @@ from pmesh.coordinator import Coordinator
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.lifecycle import State
 from pmesh.lives import Life
-from pmesh.stacks import blocked_frames, frames_text, place_text, suspended_frames, wait_text
+from pmesh.stacks import blocked_frames, place_text, suspended_frames, wait_text
 from pmesh.units import duration_text
 
 __all__ = ["dump", "dump_on_signal", "dump_text"]
@@ -175,11 +175,11 @@ def _agent_lines(mesh: Coordinator, life: Life, indent: str, now_ns: int) -> Ite
         cell = life.cell
         capacity, concurrency = cell.policy
         in_hand = cell.in_hand_now()
-        lanes = ", ".join(f"{count} {lane}" for lane, count in cell.lanes().items())
+        lanes = ", ".join(f"{lane} {count}" for lane, count in cell.lanes().items())
         account = ", ".join(f"{name} {count}" for name, count in cell.counters().as_dict().items() if count)
         yield (
-            f"{indent}{life.name}: {life.state.value}, {lanes} of {capacity} wait,"
-            f" {len(in_hand)} of {concurrency} in hand{_senders_text(cell.room_waits(), now_ns)};"
+            f"{indent}{life.name}: {life.state.value}, {len(in_hand)} of {concurrency} in hand,"
+            f" waiting: {lanes} (capacity {capacity}){_senders_text(cell.room_waits(), now_ns)};"
             f" {account or 'nothing sent'}"
         )
         for each in in_hand:
@@ -196,18 +196,15 @@ def _in_hand_lines(mesh: Coordinator, in_hand: InHand, indent: str, now_ns: int)
     yield f"{indent}{in_hand.handler}{message}{sender}, for {time_text}: {doing}"
     if in_hand.is_running:
         frames = blocked_frames(mesh._dispatcher.thread_id, in_hand)
-        # Not this module's own, where a handler dumps or a signal interrupted it.
-        frames = [frame for frame in frames if frame.f_globals.get("__name__") != __name__]
-        for line in frames_text(frames).splitlines():
-            yield f"{indent}{line}"
     else:
         frames = suspended_frames(in_hand.coroutine)
-        if frames:
-            yield f"{indent}  at {place_text(frames[-1])}"
+    for frame in frames:
+        yield f"{indent}  at {place_text(frame)}"
 
 
 def _senders_text(waits: tuple[int, int] | None, now_ns: int) -> str:
     if waits is None:
         return ""
     count, since_ns = waits
-    return f" ({count} senders wait, the longest for {duration_text(max(now_ns - since_ns, 0))})"
+    senders = "1 sender waits" if count == 1 else f"{count} senders wait, the longest"
+    return f" and {senders} for {duration_text(max(now_ns - since_ns, 0))}"

@@ -10,7 +10,7 @@ import asyncio.events
 import gc
 import sys
 import traceback
-from types import CodeType, FrameType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 
 from pmesh._core import InHand, Waiter
 from pmesh.units import duration_text
@@ -23,6 +23,8 @@ Frames = list[FrameType]
 # Deeper awaits are not followed; coroutines may await each other in a circle of their own making.
 DEEPEST = 1_000
 
+_WITH_FRAMES = (CoroutineType, GeneratorType, AsyncGeneratorType)
+_LOOKERS = (__name__, "pmesh.debug")
 _HANDLE_RUN = asyncio.events.Handle._run.__code__
 
 
@@ -31,40 +33,42 @@ def suspended_frames(coroutine: object) -> Frames:
     frames: Frames = []
     here = coroutine
     while here is not None and len(frames) < DEEPEST:
-        frame, awaited = _frame_and_awaited(here)
+        if not isinstance(here, _WITH_FRAMES):
+            # What `async for` and `__await__` put around a generator or coroutine does not show it.
+            here = next((inner for inner in gc.get_referents(here) if isinstance(inner, _WITH_FRAMES)), None)
+        frame, here = _frame_and_awaited(here)
         if frame is None:
-            # What `async for` and `__await__` wrap around a generator or coroutine does not show it.
-            inner = [object_ for object_ in gc.get_referents(here) if _frame_and_awaited(object_)[0] is not None]
-            if not inner:
-                break
-            frame, awaited = _frame_and_awaited(inner[0])
-            assert frame is not None
+            break
         frames.append(frame)
-        here = awaited
     return frames
 
 
 def _frame_and_awaited(awaitable: object) -> tuple[FrameType | None, object]:
-    for frame_name, awaited_name in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
-        frame = getattr(awaitable, frame_name, None)
-        if isinstance(frame, FrameType):
-            return frame, getattr(awaitable, awaited_name, None)
+    if isinstance(awaitable, CoroutineType):
+        return awaitable.cr_frame, awaitable.cr_await
+    if isinstance(awaitable, GeneratorType):
+        return awaitable.gi_frame, awaitable.gi_yieldfrom
+    if isinstance(awaitable, AsyncGeneratorType):
+        return awaitable.ag_frame, awaitable.ag_await
     return None, None
 
 
 def blocked_frames(thread_id: int, in_hand: InHand) -> Frames:
-    """The frames of the thread that runs a handler right now, from the handler's own to the innermost."""
+    """The frames of the thread that runs a handler right now, from the handler's own to the innermost.
+
+    Those of whoever looks are left out, where that is the handler itself or a signal that interrupted it.
+    """
     frames: Frames = []
     frame = sys._current_frames().get(thread_id)
     while frame is not None and frame.f_code is not _HANDLE_RUN:
-        frames.append(frame)
+        if frame.f_globals.get("__name__") not in _LOOKERS:
+            frames.append(frame)
         frame = frame.f_back
     frames.reverse()
     code = getattr(in_hand.function, "__code__", None)
-    if isinstance(code, CodeType):
-        for place, each in enumerate(frames):
-            if each.f_code is code:
-                return frames[place:]
+    for place, each in enumerate(frames):
+        if each.f_code is code:
+            return frames[place:]
     return frames
 
 
@@ -92,7 +96,10 @@ def wait_text(waits_on: object, now_ns: int) -> str:
         frames = suspended_frames(waits_on.get_coro())
         place = f" at {place_text(frames[-1])}" if frames else ""
         return f"task {waits_on.get_name()!r}{place}"
-    children = [child for child in getattr(waits_on, "_children", ()) if asyncio.isfuture(child) and not child.done()]
+    children: list[object] = []
+    if isinstance(waits_on, asyncio.Future):
+        # What `gather` waits with has them.
+        children = [child for child in getattr(waits_on, "_children", ()) if not child.done()]
     if children:
         more = f" and {len(children) - 1} more" if len(children) > 1 else ""
         return f"{wait_text(children[0], now_ns)}{more}"

@@ -61,8 +61,8 @@ class Stall:
     stack: str
 
     def __str__(self) -> str:
-        message = "" if self.payload_type is None else f", a {self.payload_type} in hand"
         sender = "" if self.sender is None else f" from {self.sender!r}"
+        message = "" if self.payload_type is None else f" of {self.payload_type}{sender}"
         time_text = duration_text(self.seconds * 1e9)
         doing = (
             f"has blocked the event loop for at least {time_text}"
@@ -70,7 +70,7 @@ class Stall:
             else f"has not ended after {time_text}: it waits for {self.waits_for}"
         )
         stack = f"\n{self.stack.rstrip()}" if self.stack else ""
-        return f"agent {self.agent!r}: {self.handler} {doing}{message}{sender}{stack}"
+        return f"agent {self.agent!r}: {self.handler}{message} {doing}{stack}"
 
 
 class Stalls:
@@ -91,18 +91,9 @@ class Stalls:
     def add_waiting(self, shown: list[InHand], count: int, now_ns: int) -> None:
         """Report `count` handlers that wait, those in `shown` one by one."""
         for in_hand in shown:
-            self.add(
-                Stall(
-                    agent=in_hand.agent,
-                    handler=in_hand.handler,
-                    payload_type=in_hand.payload_type,
-                    sender=in_hand.sender,
-                    seconds=(now_ns - in_hand.started_ns) / 1e9,
-                    blocks_loop=False,
-                    waits_for=wait_text(in_hand.waits_on, now_ns),
-                    stack=frames_text(suspended_frames(in_hand.coroutine)),
-                )
-            )
+            waits_for = wait_text(in_hand.waits_on, now_ns)
+            stack = frames_text(suspended_frames(in_hand.coroutine))
+            self.add(_stall(in_hand, now_ns - in_hand.started_ns, waits_for, stack))
         if count > len(shown):
             with self._lock:
                 self._count += count - len(shown)
@@ -182,18 +173,18 @@ def _look(mesh_ref: weakref.ref[Coordinator], seconds: float, wake: threading.Ev
             stack = frames_text(blocked_frames(mesh._dispatcher.thread_id, step[1]))
             again = mesh._dispatcher.step_in_hand()
             if again is not None and again[0] == number:
-                mesh.stalls.add(_blocking(step[1], (now_ns - since_ns) / 1e9, stack))
+                mesh.stalls.add(_stall(step[1], now_ns - since_ns, None, stack))
         del mesh, step  # the thread does not keep them alive while it sleeps
 
 
-def _blocking(in_hand: InHand, seconds: float, stack: str) -> Stall:
+def _stall(in_hand: InHand, took_ns: int, waits_for: str | None, stack: str) -> Stall:
     return Stall(
         agent=in_hand.agent,
         handler=in_hand.handler,
         payload_type=in_hand.payload_type,
         sender=in_hand.sender,
-        seconds=seconds,
-        blocks_loop=True,
-        waits_for=None,
+        seconds=took_ns / 1e9,
+        blocks_loop=waits_for is None,
+        waits_for=waits_for,
         stack=stack,
     )

@@ -36,6 +36,7 @@ __all__ = [
     "AgentRef",
     "AgentStopped",
     "Ask",
+    "AskCycle",
     "AskTimeout",
     "Backoff",
     "Clock",
@@ -62,6 +63,8 @@ __all__ = [
     "Request",
     "Restart",
     "Send",
+    "Stall",
+    "Stalls",
     "StartFailed",
     "State",
     "Stats",
@@ -79,6 +82,7 @@ __all__ = [
 ]
 
 if _TYPE_CHECKING:
+    from pmesh import debug as debug
     from pmesh import load as load
     from pmesh._core import BUILD_INFO, AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send
     from pmesh.agent import Agent, AgentContext, MailboxPolicy, Overflow, Request, handler
@@ -86,6 +90,7 @@ if _TYPE_CHECKING:
     from pmesh.deadletters import DeadLetter, DeadLetterKind, DeadLetters
     from pmesh.errors import (
         AgentStopped,
+        AskCycle,
         AskTimeout,
         CoordinatorClosed,
         ExtraMissing,
@@ -106,17 +111,29 @@ if _TYPE_CHECKING:
     )
     from pmesh.lifecycle import State, StopReason
     from pmesh.lives import Terminated
+    from pmesh.stalls import Stall, Stalls
     from pmesh.stats import Stats
     from pmesh.supervision import Backoff, Directive, Restart, Strategy, SupervisionPolicy, Supervisor
 else:
     # All that is public is loaded when the first of it is asked for.
-    _ROOMS = ("_core", "agent", "coordinator", "deadletters", "errors", "lifecycle", "lives", "stats", "supervision")
+    _ROOMS = (
+        "_core",
+        "agent",
+        "coordinator",
+        "deadletters",
+        "errors",
+        "lifecycle",
+        "lives",
+        "stalls",
+        "stats",
+        "supervision",
+    )
 
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
-        if name == "load":
-            return import_module("pmesh.load")
+        if name in ("debug", "load"):
+            return import_module(f"pmesh.{name}")
         # Dunders are what tools ask of any module, whether it has them or not.
         if not name.startswith("__"):
             for room in _ROOMS:
@@ -127,4 +144,4 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__, "load"})
+        return sorted({*globals(), *__all__, "debug", "load"})

@@ -24,6 +24,7 @@ from pmesh._core import (
     Dispatcher,
     Handler,
     HandlerTable,
+    InHand,
     LatencyRecorder,
     Message,
     Meter,
@@ -55,6 +56,7 @@ from pmesh.errors import (
 from pmesh.lifecycle import State, StopReason
 from pmesh.lives import NO_ARGUMENTS, Arguments, Kind, Life, Lives, Terminated
 from pmesh.recovery import Lost, Recovery
+from pmesh.stalls import LoopWatch, Stalls
 from pmesh.stats import Stats
 from pmesh.supervision import (
     Backoff,
@@ -82,8 +84,19 @@ def _mark_forked() -> None:
         coordinator._mark_forked()
 
 
+# A thread would not be there in the child, and Python warns of a fork beside one.
+def _stop_watches() -> None:
+    for coordinator in list(_dispatchers):
+        coordinator._loop_watch.stop()
+
+
+def _start_watches() -> None:
+    for coordinator in list(_dispatchers):
+        coordinator._loop_watch.start()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mark_forked)
+    os.register_at_fork(before=_stop_watches, after_in_parent=_start_watches, after_in_child=_mark_forked)
 
 
 class Coordinator:
@@ -101,6 +114,8 @@ class Coordinator:
             dead-lettered, and handlers are cancelled.
         dead_letters: Dead letters kept for inspection.
         slice_seconds: How long the dispatcher keeps the event loop at a stretch.
+        stall_after: Seconds after which a handler that still waits, or blocks the event loop, is reported by the
+            logger `pmesh.stalls` and in `stalls`; None for never.
         clock: The source of time; a virtual one in tests.
         chooser: Given the refs of all agents that are ready, returns the index of the one to serve next; first
             come, first served by default. For tests of schedules.
@@ -114,6 +129,7 @@ class Coordinator:
         drain_timeout: float = 30.0,
         dead_letters: int = 1_000,
         slice_seconds: float = 0.001,
+        stall_after: float | None = 10.0,
         clock: Clock | None = None,
         chooser: Callable[[list[AgentRef]], int] | None = None,
     ) -> None:
@@ -132,6 +148,8 @@ class Coordinator:
             raise InvalidType(f"chooser is {chooser!r}; it must be a function from a list of AgentRef to an index")
         self.name = name
         self.dead_letters = DeadLetters(dead_letters)
+        self.stalls = Stalls()
+        self._stall_seconds = 0.0 if stall_after is None else timeout_seconds(stall_after, "stall_after")
         self._window = window or 0
         self._drain_timeout = timeout_seconds(drain_timeout, "drain_timeout")
         self._slice_seconds = timeout_seconds(slice_seconds, "slice_seconds")
@@ -164,7 +182,10 @@ class Coordinator:
             window=self._window,
             slice_seconds=self._slice_seconds,
             chooser=self._chooser,
+            stall_seconds=self._stall_seconds,
         )
+        self._loop_watch = LoopWatch(self, self._dispatcher, self._stall_seconds)
+        self._loop_watch.start()
         self._lives.open(loop, self._dispatcher)
         self._recovery.open(loop)
         # asyncio.run cancels all tasks when it ends; this one hears of it for all agents.
@@ -219,6 +240,7 @@ class Coordinator:
             raise
         finally:
             self._closed = True
+            self._loop_watch.end()
             self._dispatcher.end()
             if not self._loop.is_closed():
                 self._keeper.cancel()
@@ -235,6 +257,7 @@ class Coordinator:
             self._dispatcher.closing = True
             await self._lives.stop_all(StopReason.KILLED)
             self._closed = True
+            self._loop_watch.end()
             self._dispatcher.end()
             raise
 
@@ -682,6 +705,9 @@ class Coordinator:
 
     def on_killed(self, cell: Cell) -> None:
         self._lives.kill_cancelled(cell)
+
+    def on_stalls(self, shown: list[InHand], count: int) -> None:
+        self.stalls.add_waiting(shown, count, self._clock.now_ns())
 
     # Looking.
 

@@ -148,6 +148,10 @@ class Mailbox:
     def __len__(self) -> int: ...
 
 @final
+class Throttle:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...  # refuses; made by the core only
+
+@final
 class Handler:
     def __init__(
         self,

@@ -511,6 +511,7 @@ cdef class Mailbox:
                     throttle.good_until_ns = now_ns
                 self.raise_limit(now_ns)
             elif not throttle.bad_since_ns:
+                self.raise_limit(accepted_ns + throttle.target_ns)
                 throttle.bad_since_ns = now_ns
                 throttle.started = 0
             else:

@@ -476,7 +476,7 @@ cdef class AgentRef:
 
     @property
     def limit(self):
-        """Messages that may wait in the normal lane now: less than the capacity while an adaptive mailbox is overloaded."""
+        """Messages that may wait in the normal lane now: below `capacity` while an adaptive one is overloaded."""
         return self.cell.current_limit()
 
     def counters(self):

@@ -284,6 +284,7 @@ cdef class Mailbox:
         PMESH_CHECK(self.normal_size >= 0 and self.control_size >= 0 and self.in_hand >= 0)
         PMESH_CHECK((self.normal_size == 0) == (self.normal_first is None))
         PMESH_CHECK((self.control_size == 0) == (self.control_first is None))
+        PMESH_CHECK(1 <= self.limit <= self.capacity)
         PMESH_CHECK(self.normal_promised >= 0 and self.control_promised >= 0 and self.bytes_held >= 0)
         return 0
 

@@ -150,6 +150,10 @@ class Mailbox:
     def __len__(self) -> int: ...
 
 @final
+class Throttle:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...  # refuses; made by the core only
+
+@final
 class Handler:
     def __init__(
         self,
@@ -371,6 +375,10 @@ class AgentRef:
     def is_alive(self) -> bool: ...
     @property
     def depth(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
     def tell(
         self, payload: object, *, ttl: float | None = None, headers: Mapping[str, object] | None = None
     ) -> bool: ...

@@ -7,6 +7,7 @@ message are Python, in the modules above. The textual parts, in reading order:
 
 - `_core_recorder.pxi`  LatencyRecorder: a histogram that is always on
 - `_core_mailbox.pxi`   Message, Counters, Mailbox: the queue, its policies and its account
+- `_core_adaptive.pxi`  Throttle: how much may wait in a mailbox that bounds its queue time
 - `_core_slot.pxi`      HandlerTable, Scope, Slot, Cell: what a handler runs in
 - `_core_dispatch.pxi`  Dispatcher: the run queue of one event loop, wake-ups, timers, the window
 - `_core_ref.pxi`       AgentRef, Send, Ask: what senders hold
@@ -164,6 +165,7 @@ SCOPE = contextvars.ContextVar("pmesh.scope", default=None)
 
 include "_core_recorder.pxi"
 include "_core_mailbox.pxi"
+include "_core_adaptive.pxi"
 include "_core_slot.pxi"
 include "_core_dispatch.pxi"
 include "_core_ref.pxi"

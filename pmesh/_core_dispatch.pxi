@@ -635,10 +635,14 @@ cdef class Dispatcher:
         cdef object result = None
         cdef object error = None
         cdef int status = 0
+        cdef bint expired
         cdef int64_t started_ns = self.now_ns
         if started_ns < message.accepted_ns:
             started_ns = message.accepted_ns
-        if message.deadline_ns and started_ns >= message.deadline_ns:
+        expired = message.deadline_ns and started_ns >= message.deadline_ns
+        if cell.throttle is not None and message._lane == LANE_NORMAL:
+            cell.watch_start(message.accepted_ns, started_ns, expired)
+        if expired:
             self.expire(cell, message)
             return False
         slot.open_scope(message)
@@ -789,7 +793,7 @@ cdef class Dispatcher:
 
     cdef int bury_dropped(self, Cell cell, Message message) except -1:
         self.bury(cell, message, "dropped", MailboxFull(
-            f"a message to agent {cell.name!r} was dropped: its mailbox holds {cell.capacity} and the policy drops"
+            f"a message to agent {cell.name!r} was dropped: its mailbox holds {cell.room()}, and the policy drops"
         ) if message.reply is not None else None)
         return 0
 

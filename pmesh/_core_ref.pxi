@@ -167,7 +167,7 @@ cdef class Send:
         if self.waiter.state == WAITER_STOPPED:
             raise self.stopped()
         if state == CALL_ROOM:
-            raise self.full(f"no room within {self.timeout} s ({cell.capacity} messages wait, or their bytes)")
+            raise self.full(f"no room within {self.timeout} s (it holds {cell.room()}, or their bytes)")
         raise self.full(f"no place in the coordinator's window of {dispatcher.window} within {self.timeout} s")
 
     cdef int give_up(self) except -1:
@@ -284,7 +284,7 @@ cdef class Ask:
                     f" more than the whole budget of {cell.max_bytes}"
                 )
             raise MailboxFull(
-                f"agent {cell.name!r}: its mailbox is full ({cell.capacity} messages wait, or their bytes)"
+                f"agent {cell.name!r}: its mailbox is full (it holds {cell.room()}, or their bytes)"
             )
         waiter.since_ns = dispatcher.now_ns = message.accepted_ns
         if waiter.state == WAITER_PENDING:
@@ -485,6 +485,16 @@ cdef class AgentRef:
     def depth(self):
         """Messages waiting in the mailbox, both lanes."""
         return len(self.cell)
+
+    @property
+    def capacity(self):
+        """Messages that may wait in each lane of the mailbox; `limit` says how many may now."""
+        return self.cell.capacity
+
+    @property
+    def limit(self):
+        """Messages that may wait in the normal lane now: below `capacity` while an adaptive one is overloaded."""
+        return self.cell.current_limit()
 
     def counters(self):
         """The account of this agent at this instant, as `Counters`."""

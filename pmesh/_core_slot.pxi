@@ -604,10 +604,12 @@ cdef class Cell(Mailbox):
 
     def __init__(self, policy not None, Dispatcher dispatcher not None, HandlerTable table not None, str name not None,
                  agent, Meter meter not None, *, int concurrency=1):
-        self.capacity = policy.capacity
+        self.capacity = self.limit = policy.capacity
         self.max_bytes = -1 if policy.max_bytes is None else policy.max_bytes
         self.overflow = policy.overflow._value_    # `value` is a Python call
         self.measure = policy.size
+        if policy.adaptive:
+            self.throttle = new_throttle(policy, dispatcher.clock)
         self.dispatcher = dispatcher
         self.table = table
         self.name = name
@@ -733,6 +735,7 @@ cdef class Cell(Mailbox):
     def resume(self):
         """Handle mail from now on."""
         self.paused = False
+        self.forget_queue()
         if self.becomes_ready():
             self.dispatcher.push(self)
 

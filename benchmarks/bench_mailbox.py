@@ -13,7 +13,7 @@ from pmesh import LatencyRecorder
 from pmesh._core import Mailbox
 
 # Whole numbers of bursts.
-CALLS = 40 * IN_FLIGHT
+CALLS = 100 * IN_FLIGHT
 TIMED_CALLS = 200 * IN_FLIGHT
 
 

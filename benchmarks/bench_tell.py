@@ -12,7 +12,7 @@ from workloads import IN_FLIGHT, REFERENCE, Sink, Work, baseline, handled, runni
 from pmesh import Agent, AgentRef, LatencyRecorder, MailboxPolicy, handler
 
 # Whole numbers of bursts.
-CALLS = 40 * IN_FLIGHT
+CALLS = 100 * IN_FLIGHT
 TIMED_CALLS = 200 * IN_FLIGHT
 RING = 100
 

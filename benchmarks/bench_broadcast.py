@@ -41,7 +41,7 @@ async def to_100_agents() -> AsyncIterator[Work]:
                 await until_taken(*refs)
             return perf_counter() - start
 
-        yield handled(mesh, deliveries)
+        yield handled(mesh, refs[0], deliveries)
 
 
 @baseline("asyncio.Queue: the same to 100", calls=CALLS // 4)

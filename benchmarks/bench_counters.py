@@ -10,7 +10,7 @@ from workloads import Sink, Work, running_mesh, workload
 AGENTS = 100
 
 
-@workload("counters: of one agent", calls=20_000)
+@workload("counters: of one agent", calls=100_000)
 async def of_one_agent() -> AsyncIterator[Work]:
     async with running_mesh() as mesh:
         sink = await mesh.spawn(Sink)
@@ -25,7 +25,7 @@ async def of_one_agent() -> AsyncIterator[Work]:
         yield Work(readings)
 
 
-@workload("counters: stats of 100 agents", calls=50)
+@workload("counters: stats of 100 agents", calls=500)
 async def stats_of_100_agents() -> AsyncIterator[Work]:
     """With the percentiles of the agents' class, which each has handled a message."""
     async with running_mesh() as mesh:

@@ -31,7 +31,7 @@ async def of_10_senders() -> AsyncIterator[Work]:
             await until_taken(sink)
             return perf_counter() - start
 
-        yield handled(mesh, messages)
+        yield handled(mesh, sink, messages)
 
 
 @baseline("asyncio.Queue: 10 to one", calls=CALLS // 2)

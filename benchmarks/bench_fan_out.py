@@ -42,7 +42,7 @@ async def dealt(receivers: int) -> AsyncIterator[Work]:
             await until_taken(*refs)
             return perf_counter() - start
 
-        yield handled(mesh, items)
+        yield handled(mesh, refs[0], items)
 
 
 async def put_in_turn(receivers: int) -> AsyncIterator[Work]:

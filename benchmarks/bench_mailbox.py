@@ -13,7 +13,7 @@ from pmesh import LatencyRecorder
 from pmesh._core import Mailbox
 
 # Whole numbers of bursts.
-CALLS = 100 * IN_FLIGHT
+CALLS = 200 * IN_FLIGHT
 TIMED_CALLS = 200 * IN_FLIGHT
 
 
@@ -87,7 +87,7 @@ async def offer_and_poll() -> AsyncIterator[Work]:
     yield Work(messages)
 
 
-@baseline("asyncio.Queue: put_nowait and get_nowait", calls=CALLS)
+@baseline("asyncio.Queue: put_nowait and get_nowait", calls=CALLS // 2)
 async def put_and_get_nowait() -> AsyncIterator[Work]:
     queue: asyncio.Queue[int] = asyncio.Queue(IN_FLIGHT)
 

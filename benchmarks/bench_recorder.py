@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from time import perf_counter, perf_counter_ns
@@ -37,11 +38,12 @@ def repeated(call: Callable[[], object]) -> Work:
 
 
 def over_values(record: Callable[[int], object]) -> Work:
-    """The work of recording the first so many values."""
+    """The work of recording so many values."""
 
     async def seconds(calls: int) -> float:
+        values = list(itertools.islice(itertools.cycle(VALUES_NS), calls))
         start = perf_counter()
-        for value in VALUES_NS[:calls]:
+        for value in values:
             record(value)
         return perf_counter() - start
 
@@ -56,26 +58,26 @@ def over_values(record: Callable[[int], object]) -> Work:
     return Work(seconds, single)
 
 
-@workload("recorder: record", calls=50_000, beside="hdrh: record_value", timed_calls=50_000)
+@workload("recorder: record", calls=300_000, beside="hdrh: record_value", timed_calls=50_000)
 async def record() -> AsyncIterator[Work]:
     yield over_values(LatencyRecorder().record)
 
 
-@workload("recorder: percentiles", calls=100, beside="hdrh: get_percentile_to_value_dict")
+@workload("recorder: percentiles", calls=500, beside="hdrh: get_percentile_to_value_dict")
 async def percentiles() -> AsyncIterator[Work]:
     """Four of them at once, of 50,000 values."""
     recorder = filled()
     yield repeated(lambda: recorder.percentiles(PERCENTILES))
 
 
-@workload("recorder: merge", calls=400, beside="hdrh: add")
+@workload("recorder: merge", calls=2_000, beside="hdrh: add")
 async def merge() -> AsyncIterator[Work]:
     """One recorder of 50,000 values into another."""
     recorder, total = filled(), LatencyRecorder()
     yield repeated(lambda: total.merge(recorder))
 
 
-@workload("recorder: encode", calls=20, beside="hdrh: encode")
+@workload("recorder: encode", calls=2, beside="hdrh: encode")
 async def encode() -> AsyncIterator[Work]:
     yield repeated(filled().encode)
 
@@ -94,16 +96,16 @@ if importlib.util.find_spec("hdrh") is not None:
     async def hdrh_record() -> AsyncIterator[Work]:
         yield over_values(histogram().record_value)
 
-    @baseline("hdrh: get_percentile_to_value_dict", calls=1)
+    @baseline("hdrh: get_percentile_to_value_dict", calls=4)
     async def hdrh_percentiles() -> AsyncIterator[Work]:
         made = histogram(VALUES_NS)
         yield repeated(lambda: made.get_percentile_to_value_dict(PERCENTILES))
 
-    @baseline("hdrh: add", calls=5)
+    @baseline("hdrh: add", calls=100)
     async def hdrh_add() -> AsyncIterator[Work]:
         made, total = histogram(VALUES_NS), histogram()
         yield repeated(lambda: total.add(made))
 
-    @baseline("hdrh: encode", calls=2)
+    @baseline("hdrh: encode", calls=10)
     async def hdrh_encode() -> AsyncIterator[Work]:
         yield repeated(histogram(VALUES_NS).encode)

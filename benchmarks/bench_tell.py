@@ -25,7 +25,7 @@ class PlainSink(Agent):
         return message
 
 
-@workload("tell: accepted", calls=CALLS, beside="asyncio.Queue: put_nowait", timed_calls=TIMED_CALLS)
+@workload("tell: accepted", calls=2 * CALLS, beside="asyncio.Queue: put_nowait", timed_calls=TIMED_CALLS)
 async def accepted() -> AsyncIterator[Work]:
     """A burst that fills the mailbox; emptying it is not timed."""
     async with running_mesh() as mesh:
@@ -95,7 +95,7 @@ async def to_handled() -> AsyncIterator[Work]:
     """To one async handler, 256 in flight."""
     async with running_mesh() as mesh:
         sink = await mesh.spawn(Sink)
-        yield handled(mesh, lambda calls: told(sink, calls))
+        yield handled(mesh, sink, lambda calls: told(sink, calls))
 
 
 @workload("tell: to handled by def", calls=CALLS, beside=REFERENCE, timed_calls=TIMED_CALLS)
@@ -103,7 +103,7 @@ async def to_plain_handler() -> AsyncIterator[Work]:
     """The same to a plain `def` handler, which makes no coroutine."""
     async with running_mesh() as mesh:
         sink = await mesh.spawn(PlainSink)
-        yield handled(mesh, lambda calls: told(sink, calls))
+        yield handled(mesh, sink, lambda calls: told(sink, calls))
 
 
 @workload("tell: many to handled", calls=CALLS, beside=REFERENCE, timed_calls=TIMED_CALLS)
@@ -121,7 +121,7 @@ async def many_to_handled() -> AsyncIterator[Work]:
                 await until_taken(sink)
             return perf_counter() - start
 
-        yield handled(mesh, bursts)
+        yield handled(mesh, sink, bursts)
 
 
 @dataclass(frozen=True, slots=True)

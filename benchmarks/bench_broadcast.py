@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from time import perf_counter
 
+from judged import test_latency, test_rate  # noqa: F401 - collected here
 from workloads import IN_FLIGHT, Work, baseline, handled, running_mesh, until_taken, workload
 
 from pmesh import Agent, MailboxPolicy, handler

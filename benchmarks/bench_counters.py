@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from time import perf_counter
 
+from judged import test_rate  # noqa: F401 - collected here
 from workloads import Sink, Work, running_mesh, workload
 
 AGENTS = 100

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from time import perf_counter, perf_counter_ns
 
+from judged import test_latency, test_rate  # noqa: F401 - collected here
 from workloads import IN_FLIGHT, Work, baseline, workload
 
 from pmesh import LatencyRecorder

@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from time import perf_counter, perf_counter_ns
 
+from judged import test_latency, test_rate  # noqa: F401 - collected here
 from workloads import Work, baseline, workload
 
 from pmesh import LatencyRecorder
@@ -16,6 +17,11 @@ from pmesh import LatencyRecorder
 _generator = random.Random(7)
 VALUES_NS = [1 + min(int(_generator.lognormvariate(11, 2)), 10**9) for _ in range(50_000)]
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+
+
+def values_ns(count: int) -> list[int]:
+    """So many values, the same again after 50,000."""
+    return list(itertools.islice(itertools.cycle(VALUES_NS), count))
 
 
 def filled() -> LatencyRecorder:
@@ -41,7 +47,7 @@ def over_values(record: Callable[[int], object]) -> Work:
     """The work of recording so many values."""
 
     async def seconds(calls: int) -> float:
-        values = list(itertools.islice(itertools.cycle(VALUES_NS), calls))
+        values = values_ns(calls)
         start = perf_counter()
         for value in values:
             record(value)
@@ -49,7 +55,7 @@ def over_values(record: Callable[[int], object]) -> Work:
 
     async def single(calls: int) -> LatencyRecorder:
         recorder = LatencyRecorder()
-        for value in VALUES_NS[:calls]:
+        for value in values_ns(calls):
             start = perf_counter_ns()
             record(value)
             recorder.record(perf_counter_ns() - start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from time import perf_counter, perf_counter_ns
 
+from judged import test_latency, test_rate  # noqa: F401 - collected here
 from workloads import IN_FLIGHT, REFERENCE, Sink, Work, running_mesh, until_taken, workload
 
 from pmesh import LatencyRecorder

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from time import perf_counter, perf_counter_ns
 
+from judged import test_latency, test_rate  # noqa: F401 - collected here
 from workloads import IN_FLIGHT, Sink, Work, baseline, running_mesh, workload
 
 from pmesh import LatencyRecorder

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from time import perf_counter, perf_counter_ns
 
+from judged import test_latency, test_rate  # noqa: F401 - collected here
 from workloads import IN_FLIGHT, REFERENCE, Sink, Work, baseline, handled, running_mesh, until_taken, workload
 
 from pmesh import Agent, AgentRef, LatencyRecorder, MailboxPolicy, handler

@@ -99,7 +99,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for workload in workloads.WORKLOADS.values():
         if workload.prepare.__module__ != metafunc.module.__name__ or (timed and not workload.timed_calls):
             continue
-        marks = [pytest.mark.benchmark(group=workload.subject)]
+        group = f"{workload.subject}, single calls" if timed else workload.subject
+        marks = [pytest.mark.benchmark(group=group)]
         if timed:
             marks.append(pytest.mark.slo(*latencies[workload.name].objectives, attempts=ATTEMPTS))
         parameters.append(pytest.param(workload, id=workload.name, marks=marks))
@@ -151,7 +152,7 @@ def show(outcome: Outcome, table: str, benchmark: Any, config: pytest.Config) ->
     if benchmark.disabled:
         pytest.fail("benchmarks are disabled (--benchmark-disable, or xdist's -n), so the gates cannot judge")
     config.stash[OUTCOMES][table][outcome.name] = outcome
-    benchmark.extra_info.update(outcome.figures)
+    benchmark.extra_info["figures"] = dict(outcome.figures)
 
 
 @pytest.fixture
@@ -163,3 +164,80 @@ def shown(benchmark: Any, pytestconfig: pytest.Config) -> Callable[[Outcome], No
 @pytest.fixture
 def profile_objectives(pytestconfig: pytest.Config) -> Mapping[str, tuple[str, ...]]:
     return pytestconfig.stash[THRESHOLDS].profiles
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
+    try:
+        return (yield)  # pytest-benchmark raises for a gate of its own
+    finally:
+        outcomes = config.stash[OUTCOMES]
+        if outcomes["rates"]:
+            show_rates(terminalreporter, outcomes["rates"], config)
+        for title, figures in (("latencies", "against the baseline"), ("profiles", "by the reference's figures")):
+            show_missed(terminalreporter, f"{title}, {figures}", outcomes[title])
+        terminalreporter.write_line(compared_with(config))
+        if config.getoption("--update-baseline"):
+            update_baseline(terminalreporter, config)
+
+
+def show_rates(terminal: Any, outcomes: Mapping[str, Outcome], config: pytest.Config) -> None:
+    """One line for each workload, and one for each attempt that missed."""
+    limits = config.stash[THRESHOLDS].rates
+    width = max(map(len, outcomes))
+    terminal.section("calls per second, and beside others in the same rounds")
+    terminal.write_line(f"{'':<{width}} {'calls/s':>12} {'x reference':>12} {'needed':>8}  x what does the same")
+    for name, outcome in outcomes.items():
+        figures, beside = outcome.figures, workloads.WORKLOADS[name].beside
+        same = ""
+        if "against_baseline" in figures:
+            same = f"{figures['against_baseline']:.2f} x {beside}"
+        elif beside is not None:
+            same = f"NOT COMPARED: what {beside!r} needs is not installed"
+        terminal.write_line(
+            f"{name:<{width}} {figures['per_second']:>12,.0f} {figures['against_reference']:>12.3g}"
+            f" {limits[name].at_least:>8.3g}  {same}",
+            red=not outcome.passed,
+        )
+        for missed_text in outcome.missed():
+            terminal.write_line(f"{'':<{width}} {missed_text}")
+    terminal.write_line(f"reference: {workloads.REFERENCE}")
+
+
+def show_missed(terminal: Any, title: str, outcomes: Mapping[str, Outcome]) -> None:
+    lines = [(outcome, f"{name}: {text}") for name, outcome in outcomes.items() for text in outcome.missed()]
+    if lines:
+        terminal.section(title)
+    for outcome, line in lines:
+        terminal.write_line(line, red=not outcome.passed)
+
+
+def compared_with(config: pytest.Config) -> str:
+    path = config.getoption("--baseline")
+    baseline = config.stash[BASELINE]
+    if baseline is None:
+        return f"no baseline of this class of machines was compared with: {path.name}"
+    return f"compared with the baseline {path.name}, of {baseline['date']}"
+
+
+def update_baseline(terminal: Any, config: pytest.Config) -> None:
+    path = config.getoption("--baseline")
+    outcomes = config.stash[OUTCOMES]
+    failed = terminal.stats.get("failed", []) + terminal.stats.get("error", [])
+    if failed:
+        terminal.write_line(f"{path.name} was NOT written: {len(failed)} tests failed", red=True)
+        return
+    document: dict[str, Any] = {
+        "machine_class": baselines.machine_class(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "pmesh": pmesh.__version__,
+        "python": sys.version.split()[0],
+    }
+    for table in ("rates", "latencies"):
+        document[table] = {
+            name: {key: float(f"{value:.4g}") for key, value in outcome.figures.items()}
+            for name, outcome in outcomes[table].items()
+        }
+    baselines.save(path, baselines.merged(baselines.load(path), document, workloads.WORKLOADS))
+    measured = len(outcomes["rates"]) + len(outcomes["latencies"])
+    terminal.write_line(f"{path.name} written: {measured} measurements of this run")

@@ -24,7 +24,7 @@ from workloads import IN_FLIGHT, WORKLOADS, Sink, Work, Workload, running_mesh, 
 from pmesh import BUILD_INFO
 from pmesh.load import PROFILES
 
-TOLERANCE = Tolerance(rate=0.75, p50=1.5, p99=3.0)
+TOLERANCE = Tolerance(rate=0.75, p50=1.5, p99=3.0, items=0.5)
 
 
 def no_pause(seconds: float) -> None:
@@ -256,7 +256,7 @@ RATE = {"at_least": 1.0, "seen": {"3.11": 2.0}}
         ("tolerance/rate", 1.5, "tolerance.rate is 1.5; it must be below 1"),
         ("tolerance/p99", 0.5, "tolerance.p99 is 0.5; it must be above 1"),
         ("tolerance/p99", "10%", "tolerance.p99 is '10%'; it must be a number"),
-        ("tolerance/max", 2.0, "tolerance.max is an unknown key; there are p50, p99, rate"),
+        ("tolerance/max", 2.0, "tolerance.max is an unknown key; there are items, p50, p99, rate"),
         ("machines/3.11", 3.11, "machines.3.11 is 3.11; it must be a text"),
         ("gates", {}, "gates is an unknown key"),
         ("rates", None, "rates is None; it must be a table"),
@@ -317,9 +317,9 @@ def test_a_rate_may_be_a_quarter_below_the_baseline_s(figures: dict[str, float],
 @pytest.mark.parametrize(
     ("p50", "p99", "expected"),
     [
-        (3.0, 30.0, ()),
-        (3.1, 30.0, ("p50_items 3.1 (allowed: at most 3, 1.5 times the baseline's 2)",)),
-        (3.0, 31.0, ("p99_items 31 (allowed: at most 30, 3 times the baseline's 10)",)),
+        (3.5, 30.5, ()),
+        (3.6, 30.5, ("p50_items 3.6 (allowed: at most 3.5, 1.5 times the baseline's 2 and 0.5 more)",)),
+        (3.5, 30.6, ("p99_items 30.6 (allowed: at most 30.5, 3 times the baseline's 10 and 0.5 more)",)),
     ],
 )
 def test_a_latency_may_be_so_many_times_the_baseline_s(p50: float, p99: float, expected: tuple[str, ...]) -> None:

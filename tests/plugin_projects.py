@@ -24,6 +24,9 @@ import pmesh
 INSTALLED = any(point.value == "pmesh.pytest_plugin" for point in importlib.metadata.entry_points(group="pytest11"))
 PLUGIN = () if INSTALLED else ("-p", "pmesh.pytest_plugin")
 
+# hypothesis is imported by its plugin when a run ends, and compiled anew in each.
+OPTIONS = (*PLUGIN, "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+
 # `cpuinfo`, which pytest-benchmark asks what the machine is, takes a second.
 CONFTEST = """
 import pmesh
@@ -75,11 +78,11 @@ class Project:
 
     def run(self, *options: str) -> pytest.RunResult:
         """Run pytest in this process."""
-        return self.pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider", "-W", "default", *options)
+        return self.pytester.runpytest_inprocess(*OPTIONS, "-W", "default", *options)
 
     def run_apart(self, *options: str, timeout: float = 60.0) -> pytest.RunResult:
         """Run pytest in a process of its own."""
-        return self.pytester.runpytest_subprocess(*PLUGIN, "-p", "no:cacheprovider", *options, timeout=timeout)
+        return self.pytester.runpytest_subprocess(*OPTIONS, *options, timeout=timeout)
 
     def saved(self, *options: str) -> dict[str, Any]:
         """Run, and return what pytest-benchmark saved: each benchmark by its name."""

@@ -77,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _gates(config)
 
 
+@pytest.hookimpl(trylast=True)  # after whoever adds markers here
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if next(item.iter_markers("slo"), None) is not None:
@@ -86,9 +87,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             try:
                 promise = promise_of(item)
             except (InvalidArgument, InvalidType) as error:
-                raise pytest.UsageError(f"{item.nodeid}: {error}") from None
-            assert promise is not None
-            _gates(config).expect(item.nodeid, promise)
+                if not hasattr(config, "workerinput"):
+                    raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+                # A worker of xdist dies of a usage error without a word.
+                _gates(config).refuse(item.nodeid, str(error))
+            else:
+                assert promise is not None
+                _gates(config).expect(item.nodeid, promise)
         if "latency_benchmark" in getattr(item, "fixturenames", ()) and _has_benchmark(config):
             from pmesh.gates.measuring import TIMER
 

@@ -27,6 +27,8 @@ PLUGIN = () if INSTALLED else ("-p", "pmesh.pytest_plugin")
 # hypothesis is imported by its plugin when a run ends, and compiled anew in each.
 OPTIONS = (*PLUGIN, "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 
+ALONE = ("-p", "no:asyncio", "-p", "no:anyio")
+
 # `cpuinfo`, which pytest-benchmark asks what the machine is, takes a second.
 CONFTEST = """
 import pmesh
@@ -78,7 +80,7 @@ class Project:
 
     def run(self, *options: str) -> pytest.RunResult:
         """Run pytest in this process."""
-        return self.pytester.runpytest_inprocess(*OPTIONS, "-W", "default", *options)
+        return self.pytester.runpytest_inprocess(*OPTIONS, *ALONE, "-W", "default", *options)
 
     def run_apart(self, *options: str, timeout: float = 60.0) -> pytest.RunResult:
         """Run pytest in a process of its own."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
 import sys
 import textwrap
 import tomllib
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pmesh.gates.measuring import TIMER, CallTimer
+from pmesh.gates.measuring import TIMER
 
 if TYPE_CHECKING:
     from plugin_projects import Project
@@ -134,17 +133,13 @@ def test_the_wheel_names_the_plugin_and_the_extra_pins_pytest_benchmark() -> Non
 # What it leans on in pytest-benchmark. One of these breaks before anything else does.
 
 
-@pytest.fixture
-def benchmark_session(pytestconfig: pytest.Config) -> Any:
-    return pytestconfig.pluginmanager.get_plugin("pytest-benchmark")
-
-
 def test_pytest_benchmark_is_in_the_pinned_range() -> None:
     assert importlib.metadata.version("pytest-benchmark").split(".")[0] == "5"
 
 
-def test_pytest_benchmark_registers_its_session_with_the_baselines_by_path(benchmark_session: Any) -> None:
-    assert benchmark_session.compared_mapping == {}
+def test_pytest_benchmark_registers_its_session_with_the_baselines_by_path(pytestconfig: pytest.Config) -> None:
+    session: Any = pytestconfig.pluginmanager.get_plugin("pytest-benchmark")
+    assert session.compared_mapping == {}
 
 
 def test_a_baseline_maps_ids_of_tests_to_what_was_saved(project: Project) -> None:
@@ -153,10 +148,10 @@ def test_a_baseline_maps_ids_of_tests_to_what_was_saved(project: Project) -> Non
     project.conftest("""
     def pytest_sessionfinish(session):
         [(path, saved)] = session.config.pluginmanager.get_plugin("pytest-benchmark").compared_mapping.items()
-        print("path", path.name, "tests", list(saved), "keys", {"extra_info", "stats"} <= set(saved["test_it.py::test_it"]))
+        print("path", path.name, {test: {"extra_info", "stats"} <= set(each) for test, each in saved.items()})
     """)
     result = project.run("-s", "--benchmark-compare")
-    result.stdout.fnmatch_lines(["*path 0001_base.json tests ?'test_it.py::test_it'? keys True"])
+    result.stdout.fnmatch_lines(["*path 0001_base.json {'test_it.py::test_it': True}"])
 
 
 def test_pytest_benchmark_has_the_options_that_say_what_it_does(pytestconfig: pytest.Config) -> None:
@@ -164,25 +159,37 @@ def test_pytest_benchmark_has_the_options_that_say_what_it_does(pytestconfig: py
         assert hasattr(pytestconfig.option, f"benchmark_{name}"), name
 
 
-def test_the_benchmark_fixture_has_what_is_used_of_it(benchmark: Any) -> None:
-    assert benchmark.disabled in (True, False)
-    assert benchmark.extra_info == {}
-    assert {"target", "rounds"} <= set(inspect.signature(benchmark.pedantic).parameters)
-    benchmark.pedantic(len, args=((),))
+def test_the_benchmark_fixture_has_what_is_used_of_it(project: Project) -> None:
+    project.write("""
+    import inspect
+
+    def test_it(benchmark):
+        assert benchmark.disabled is False
+        assert benchmark.extra_info == {}
+        assert {"target", "rounds"} <= set(inspect.signature(benchmark.pedantic).parameters)
+        benchmark.pedantic(len, args=((),))
+    """)
+    project.run().assert_outcomes(passed=1)
 
 
-@pytest.mark.benchmark(timer=CallTimer())
-def test_pedantic_reads_the_timer_before_and_after_each_round_and_nowhere_else(request: Any) -> None:
-    timer = request.node.get_closest_marker("benchmark").kwargs["timer"]
-    benchmark = request.getfixturevalue("benchmark")
+def test_pedantic_reads_the_timer_before_and_after_each_round_and_nowhere_else(project: Project) -> None:
+    project.write("""
+    import pytest
+
+    from pmesh.gates.measuring import CallTimer
+
+    timer = CallTimer()
     moments = iter([0.25, 1.0, 0.5])
 
-    def one_round() -> None:
+    def one_round():
         timer.seconds += next(moments)
 
-    benchmark.pedantic(one_round, rounds=3)
-    if benchmark.enabled:
+    @pytest.mark.benchmark(timer=timer)
+    def test_it(benchmark):
+        benchmark.pedantic(one_round, rounds=3)
         assert benchmark.stats.stats.data == [0.25, 1.0, 0.5]
+    """)
+    project.run().assert_outcomes(passed=1)
 
 
 def test_the_saved_json_goes_through_the_hook_that_adds_percentiles(pytestconfig: pytest.Config) -> None:
@@ -266,7 +273,14 @@ def test_a_test_of_pytest_asyncio_gets_a_clear_error_and_the_rest_works(project:
     def test_plain(mesh, latency_benchmark):
         assert latency_benchmark(asyncio.sleep, 0).count == 1_000
     """)
-    result = project.run_apart("-p", "no:anyio", "-W", "error", "-W", "ignore:Benchmark fixture was not used")
+    result = project.run_apart(
+        "-W",
+        "error",
+        "-W",
+        "ignore:Benchmark fixture was not used",
+        "-o",
+        "asyncio_default_fixture_loop_scope=function",
+    )
     result.assert_outcomes(passed=4)
 
 
@@ -291,7 +305,7 @@ def test_a_test_of_anyio_gets_a_clear_error_and_the_rest_works(project: Project,
     def test_plain(mesh, latency_benchmark):
         assert latency_benchmark(asyncio.sleep, 0).count == 1_000
     """)
-    project.run_apart("-p", "no:asyncio", "-W", "error").assert_outcomes(passed=2)
+    project.run_apart("-p", "no:asyncio").assert_outcomes(passed=2)
 
 
 def test_ctrl_c_ends_a_measurement_at_once_and_closes_the_mesh_without_draining(project: Project) -> None:
@@ -323,7 +337,9 @@ def test_ctrl_c_ends_a_measurement_at_once_and_closes_the_mesh_without_draining(
 
 def test_it_works_in_a_project_whose_warnings_are_errors(project: Project) -> None:
     project.write(PROMISE)
-    project.run_apart("-W", "error", "--strict-markers", "--strict-config").assert_outcomes(passed=4)
+    project.run_apart("-p", "no:asyncio", "-W", "error", "--strict-markers", "--strict-config").assert_outcomes(
+        passed=4
+    )
 
 
 def test_the_fixtures_are_listed_with_what_they_do(project: Project) -> None:

@@ -44,12 +44,17 @@ class Gates:
         self._config = config
         self._margins = margins
         self._promises: dict[str, Promise] = {}
+        self._refused: dict[str, str] = {}
         self._results: dict[str, Result] = {}
         self._comparison: Comparison | None = None
 
     def expect(self, nodeid: str, promise: Promise) -> None:
         """Judge what the test `nodeid` measures by `promise`."""
         self._promises[nodeid] = promise
+
+    def refuse(self, nodeid: str, why: str) -> None:
+        """Fail the test `nodeid`, whose markers are no promise."""
+        self._refused[nodeid] = why
 
     def latency_benchmark(self, node: pytest.Item, benchmark: Any, runner: Any) -> LatencyBenchmark:
         """The fixture's value for one test."""
@@ -69,6 +74,8 @@ class Gates:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        if item.nodeid in self._refused:
+            pytest.fail(f"{item.nodeid}: {self._refused[item.nodeid]}", pytrace=False)
         outcome = yield  # what the test itself raises goes through
         promise, result = self._promises.get(item.nodeid), self._results.get(item.nodeid)
         if promise is not None:

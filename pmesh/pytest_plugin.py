@@ -3,6 +3,8 @@
 pytest loads this in every project that has pmesh installed, so it imports nothing but pytest until a test or an option
 asks for something: not the core, not asyncio, not pytest-benchmark. What it gives is described in
 `docs/benchmarking.md`; how it measures and judges is in `pmesh.gates`.
+
+PYTEST_DONT_REWRITE: pytest would warn whoever has imported this before, and has nothing to explain here.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from targets import RING, Hop, Link, Sink
+from bench_tell import RING, Hop, Link
+from workloads import Sink
 
 from pmesh import Coordinator
 

@@ -33,8 +33,8 @@ from export import add_outputs, write_json, write_outputs
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FULL = Effort(pairs=12, batches=12)
-QUICK = Effort(pairs=6, batches=8)
+FULL = Effort(pairs=40, batches=6)
+QUICK = Effort(pairs=16, batches=4)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

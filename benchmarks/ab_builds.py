@@ -33,10 +33,18 @@ class Problem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two builds: what it is called, and the interpreter of the environment that it is installed in."""
+    """One of the two builds: what it is called, and the environment that it is installed in."""
 
     title: str
-    python: Path
+    environment: Path
+
+    @property
+    def python(self) -> Path:
+        return self.environment / "bin" / "python"
+
+    def copied(self, folder: Path) -> Side:
+        """The same in files of its own, at `folder`."""
+        return Side(self.title, shutil.copytree(self.environment, folder, symlinks=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +118,21 @@ def install(sources: Sequence[Source], store: Path, scratch: Path) -> list[Side]
     )
     for folder, result in built.items():
         _keep(result, folder)
-    environments = {source: _environment(scratch / f"environment-{source.folder.name}") for source in sources}
+    sides = {source: Side(source.title, scratch / f"environment-{source.folder.name}") for source in sources}
+    for side in sides.values():
+        _make_environment(side.environment)
     _side_by_side(
         [
             (
                 f"installing {source.title}",
-                _pip("--python", python, "install", "--no-deps", "--ignore-installed", wheel),
+                _pip("--python", side.python, "install", "--no-deps", "--ignore-installed", wheel),
             )
-            for source, python in environments.items()
+            for source, side in sides.items()
             for wheel in wheels[source].glob("*.whl")
         ],
         scratch,
     )
-    return [Side(source.title, python) for source, python in environments.items()]
+    return list(sides.values())
 
 
 def _content_hash(folder: Path) -> str:
@@ -154,8 +164,8 @@ def _keep(result: Path, folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _environment(folder: Path) -> Path:
-    """A new virtual environment without pip; returns its interpreter.
+def _make_environment(folder: Path) -> None:
+    """Make a virtual environment without pip.
 
     What the benchmarks import besides pmesh is this interpreter's own, behind whatever is installed there.
     """
@@ -163,7 +173,6 @@ def _environment(folder: Path) -> Path:
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
     behind = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site / "behind.pth").write_text("\n".join(sorted(behind)), encoding="utf-8")
-    return folder / "bin" / "python"
 
 
 def _pip(*arguments: str | Path) -> list[str]:

@@ -1,7 +1,9 @@
 """Runs the workloads in pairs of processes, one of each build, that take turns batch by batch.
 
 Both processes of a pair have one hash seed and one processor, and only one of them runs at any time: what disturbs
-the machine disturbs both.
+the machine disturbs both. Each pair has fresh copies of the two installations. Which pages of memory the file system's
+cache gave to a file makes the code in it up to a tenth faster or slower, for as long as the file exists; of one copy
+for all pairs, that would be taken for the code's doing.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ WORKER = Path(__file__).with_name("ab_worker.py")
 # A batch takes milliseconds; a workload that takes this long hangs.
 ANSWER_SECONDS = 60.0
 
+# A batch this long fills the caches again after the other process has had them, and is over before much else happens.
+BATCH_SECONDS = 0.004
+
 
 class Failed(Exception):
     """A workload raised with the pmesh of `side`; its process has closed it."""
@@ -50,11 +55,13 @@ class Series:
     """What was measured of one workload.
 
     Attributes:
+        calls: In one batch.
         pairs: For each pair of processes the logarithms of after / before of neighbouring batches.
         before_ns: Processor time of a call in each batch of the first side, in nanoseconds.
         after_ns: The same of the second side.
     """
 
+    calls: int = 0
     pairs: list[list[float]] = field(default_factory=list)
     before_ns: list[float] = field(default_factory=list)
     after_ns: list[float] = field(default_factory=list)
@@ -75,7 +82,7 @@ class Worker:
     def __init__(self, side: Side, *, hash_seed: int, processor: int | None) -> None:
         self.side = side
         self._rest = b""
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         # No variable may make the interpreters other than plain, nor lead to another pmesh.
         variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         # In a session of its own: Ctrl-C goes to the parent alone, which ends its workers.
@@ -123,10 +130,9 @@ class Worker:
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[int]:
-        """The workload `name` set up, once run and then cleaned up; gives the number of calls of a batch."""
+        """The workload `name` set up, and then cleaned up; gives its own number of calls."""
         calls = self.ask(f"open {name}")["opened"]
         try:
-            self.ask(f"run {calls}")
             yield calls
         except Failed as error:
             if error.side is not self.side:
@@ -166,11 +172,12 @@ def measure(
     measured = Measured()
     generator = random.Random()
     for number in range(effort.pairs):
-        with contextlib.ExitStack() as ending:
+        with tempfile.TemporaryDirectory(prefix="pmesh-ab-pair-") as folder, contextlib.ExitStack() as ending:
             workers = {}
             hash_seed = generator.randrange(1, 2**32)
             for side in (before, after) if number % 2 else (after, before):
-                workers[side] = Worker(side, hash_seed=hash_seed, processor=_processor(number))
+                copied = side.copied(Path(folder, side.environment.name))
+                workers[side] = Worker(copied, hash_seed=hash_seed, processor=_processor(number))
                 ending.callback(workers[side].close)
             greetings = {side: _greeting(worker) for side, worker in workers.items()}
             if number == 0:
@@ -186,7 +193,8 @@ def measure(
                     if number:
                         raise Problem(f"{name} had run, and then failed with {error.side.title}: {error}") from None
                     del measured.series[name]
-                    (measured.not_before if error.side is before else measured.broken)[name] = str(error)
+                    failed_before = error.side is workers[before].side
+                    (measured.not_before if failed_before else measured.broken)[name] = str(error)
     return measured
 
 
@@ -199,7 +207,7 @@ def _processor(number: int) -> int | None:
 
 def _greeting(worker: Worker) -> dict[str, Any]:
     found = worker.answer("start")
-    environment = worker.side.python.parents[1]
+    environment = worker.side.environment
     if not Path(found["pmesh"]).is_relative_to(environment):
         raise Problem(f"{worker.side.title} loads pmesh from {found['pmesh']}; it must come from {environment}")
     return found
@@ -224,11 +232,15 @@ def _run(series: Series, name: str, before: Worker, after: Worker, batches: int,
     """Add the batches of one workload in one pair of processes to `series`."""
     ratios = []
     with before.opened(name) as calls, after.opened(name):
+        for worker in (before, after):
+            warm_up = worker.ask(f"run {calls}")["seconds"]
+        # The whole multiple: a workload may want its bursts complete.
+        series.calls = series.calls or calls * math.ceil(BATCH_SECONDS / warm_up)
         for batch in range(batches):
             seconds = {}
             for worker in (before, after) if (batch + number) % 2 else (after, before):
-                seconds[worker] = worker.ask(f"run {calls}")["seconds"]
+                seconds[worker] = worker.ask(f"run {series.calls}")["seconds"]
             ratios.append(math.log(seconds[after] / seconds[before]))
-            series.before_ns.append(seconds[before] / calls * 1e9)
-            series.after_ns.append(seconds[after] / calls * 1e9)
+            series.before_ns.append(seconds[before] / series.calls * 1e9)
+            series.after_ns.append(seconds[after] / series.calls * 1e9)
     series.pairs.append(ratios)

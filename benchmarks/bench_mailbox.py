@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import AsyncIterator
 from time import perf_counter, perf_counter_ns
 
+from judged import test_latency, test_rate  # noqa: F401 - collected here
 from workloads import IN_FLIGHT, Work, baseline, workload
 
 from pmesh import LatencyRecorder
 from pmesh._core import Mailbox
 
 # Whole numbers of bursts.
-CALLS = 40 * IN_FLIGHT
+CALLS = 200 * IN_FLIGHT
 TIMED_CALLS = 200 * IN_FLIGHT
 
 
@@ -87,7 +88,7 @@ async def offer_and_poll() -> AsyncIterator[Work]:
     yield Work(messages)
 
 
-@baseline("asyncio.Queue: put_nowait and get_nowait", calls=CALLS)
+@baseline("asyncio.Queue: put_nowait and get_nowait", calls=CALLS // 2)
 async def put_and_get_nowait() -> AsyncIterator[Work]:
     queue: asyncio.Queue[int] = asyncio.Queue(IN_FLIGHT)
 

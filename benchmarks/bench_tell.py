@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from time import perf_counter, perf_counter_ns
 
+from judged import test_latency, test_rate  # noqa: F401 - collected here
 from workloads import IN_FLIGHT, REFERENCE, Sink, Work, baseline, handled, running_mesh, until_taken, workload
 
 from pmesh import Agent, AgentRef, LatencyRecorder, MailboxPolicy, handler
 
 # Whole numbers of bursts.
-CALLS = 40 * IN_FLIGHT
+CALLS = 100 * IN_FLIGHT
 TIMED_CALLS = 200 * IN_FLIGHT
 RING = 100
 
@@ -25,7 +26,7 @@ class PlainSink(Agent):
         return message
 
 
-@workload("tell: accepted", calls=CALLS, beside="asyncio.Queue: put_nowait", timed_calls=TIMED_CALLS)
+@workload("tell: accepted", calls=2 * CALLS, beside="asyncio.Queue: put_nowait", timed_calls=TIMED_CALLS)
 async def accepted() -> AsyncIterator[Work]:
     """A burst that fills the mailbox; emptying it is not timed."""
     async with running_mesh() as mesh:
@@ -95,7 +96,7 @@ async def to_handled() -> AsyncIterator[Work]:
     """To one async handler, 256 in flight."""
     async with running_mesh() as mesh:
         sink = await mesh.spawn(Sink)
-        yield handled(mesh, lambda calls: told(sink, calls))
+        yield handled(mesh, sink, lambda calls: told(sink, calls))
 
 
 @workload("tell: to handled by def", calls=CALLS, beside=REFERENCE, timed_calls=TIMED_CALLS)
@@ -103,7 +104,7 @@ async def to_plain_handler() -> AsyncIterator[Work]:
     """The same to a plain `def` handler, which makes no coroutine."""
     async with running_mesh() as mesh:
         sink = await mesh.spawn(PlainSink)
-        yield handled(mesh, lambda calls: told(sink, calls))
+        yield handled(mesh, sink, lambda calls: told(sink, calls))
 
 
 @workload("tell: many to handled", calls=CALLS, beside=REFERENCE, timed_calls=TIMED_CALLS)
@@ -121,7 +122,7 @@ async def many_to_handled() -> AsyncIterator[Work]:
                 await until_taken(sink)
             return perf_counter() - start
 
-        yield handled(mesh, bursts)
+        yield handled(mesh, sink, bursts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,12 +179,12 @@ async def until_taken(*refs: AgentRef) -> None:
             await asyncio.sleep(0)
 
 
-def handled(mesh: Coordinator, seconds: Callable[[int], Awaitable[float]]) -> Work:
-    """The work whose latency is what the coordinator's own recorders saw, from accepted to handled."""
+def handled(mesh: Coordinator, ref: AgentRef, seconds: Callable[[int], Awaitable[float]]) -> Work:
+    """The work whose latency is what the recorders of the class of `ref` saw, from accepted to handled."""
 
     async def latency(calls: int) -> LatencyRecorder:
         mesh.reset_latency()
         await seconds(calls)
-        return mesh.latency
+        return mesh.latency_of(ref).latency.snapshot()
 
     return Work(seconds, latency)

@@ -108,6 +108,10 @@ def write_outputs(options: argparse.Namespace, figures: Sequence[Figure]) -> Non
             write_json(path, convert(figures))
 
 
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def write_json(path: Path, document: object) -> None:
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -120,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.github is None and options.bencher is None:
         parser.error("nothing to write; give --github FILE, --bencher FILE, or both")
     try:
-        figures = from_pytest_benchmark(json.loads(options.run.read_text(encoding="utf-8")))
+        figures = from_pytest_benchmark(read_json(options.run))
         write_outputs(options, figures)
     except KeyError as error:
         parser.error(f"{options.run}: a benchmark in it has no {error}; it must be what pytest --benchmark-json saved")

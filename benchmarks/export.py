@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,25 +73,27 @@ def bencher(figures: Iterable[Figure]) -> dict[str, dict[str, dict[str, float]]]
     return benchmarks
 
 
-def from_pytest_benchmark(run: Mapping[str, Any]) -> list[Figure]:
-    """The mean time of a call of each benchmark, and whatever it noted in `extra_info` as nanoseconds (`..._ns`).
+def from_pytest_benchmark(run: Any) -> list[Figure]:
+    """The mean time of a call of each benchmark, and the percentiles that pmesh's plugin saved with it.
 
     Raises:
         ValueError: `run` is not what pytest-benchmark saves.
     """
-    benchmarks = run.get("benchmarks") if isinstance(run, Mapping) else None
-    if not isinstance(benchmarks, list):
-        raise ValueError("there is no list of 'benchmarks' in it; it must be what pytest --benchmark-json saved")
-    figures = []
-    for benchmark in benchmarks:
-        name, stats = benchmark["fullname"], benchmark["stats"]
-        mean, spread = stats["mean"] * 1e9, stats["stddev"] * 1e9
-        note = f"{stats['rounds']} rounds, median {stats['median'] * 1e9:,.1f} ns"
-        figures.append(Figure(name, "latency", mean, "ns", max(mean - spread, 0.0), mean + spread, note))
-        for key, value in benchmark["extra_info"].items():
-            if key.endswith("_ns") and isinstance(value, (int, float)) and math.isfinite(value):
-                figures.append(Figure(name, key.removesuffix("_ns").replace("_", "-"), value, "ns"))
-    return figures
+    try:
+        return [figure for benchmark in run["benchmarks"] for figure in _of_one(benchmark)]
+    except (KeyError, TypeError, AttributeError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{why}; it must be what pytest --benchmark-json saved") from None
+
+
+def _of_one(benchmark: Mapping[str, Any]) -> Iterator[Figure]:
+    name, stats = benchmark["fullname"], benchmark["stats"]
+    mean, deviation = stats["mean"] * 1e9, stats["stddev"] * 1e9
+    note = f"{stats['rounds']} rounds"
+    yield Figure(name, "latency", mean, "ns", max(mean - deviation, 0.0), mean + deviation, note)
+    for key, value in benchmark["extra_info"].get("pmesh", {}).items():
+        if key.endswith("_ns") and key != "mean_ns":
+            yield Figure(name, key.removesuffix("_ns").replace("_", "-"), value, "ns")
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -126,8 +127,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         figures = from_pytest_benchmark(read_json(options.run))
         write_outputs(options, figures)
-    except KeyError as error:
-        parser.error(f"{options.run}: a benchmark in it has no {error}; it must be what pytest --benchmark-json saved")
     except (OSError, ValueError) as error:
         parser.error(f"{options.run}: {error}")
     print(f"{len(figures)} figures of {options.run}")

@@ -18,8 +18,7 @@ SLOWER = "slower"
 FASTER = "faster"
 NO_DIFFERENCE = "no difference"
 
-# The middle of the bootstrap's distribution is known well from so few resamples; its far ends are not.
-RESAMPLES = 1_000
+# The part of the bootstrap's distribution that is known well from a thousand resamples; its far ends are not.
 CENTRAL = 0.95
 
 # Of the pairs at each end.
@@ -33,10 +32,12 @@ class Rules:
     Attributes:
         confidence: That all intervals of one comparison together hold their true ratios.
         minimum_effect: Ratios closer to 1 than this are no difference, however sure.
+        resamples: Of the bootstrap.
     """
 
     confidence: float = 0.999
     minimum_effect: float = 0.03
+    resamples: int = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,9 @@ def _interval(
                 for batches in generator.choices(pairs, k=len(pairs))
             ]
         )
-        for _ in range(RESAMPLES)
+        for _ in range(rules.resamples)
     )
-    tail = round((1 - CENTRAL) / 2 * RESAMPLES)
+    tail = round((1 - CENTRAL) / 2 * rules.resamples)
     wanted = 1 - (1 - rules.confidence) / (2 * comparisons)
     spread = student_quantile(wanted, len(pairs) - 1) / statistics.NormalDist().inv_cdf((1 + CENTRAL) / 2)
     spread *= math.sqrt(len(pairs) / (len(pairs) - 1))

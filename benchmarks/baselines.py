@@ -93,9 +93,14 @@ def rate_bounds(baseline: Mapping[str, Any] | None, name: str, tolerance: Tolera
 
 def time_bounds(baseline: Mapping[str, Any] | None, name: str, tolerance: Tolerance) -> list[Bound]:
     figures = {} if baseline is None else baseline["latencies"].get(name, {})
-    factors = {"p50_items": tolerance.p50, "p99_items": tolerance.p99}
+    slack = tolerance.items
     return [
-        Bound(figure, figures[figure] * factor, False, f"{factor:g} times the baseline's {figures[figure]:.3g}")
-        for figure, factor in factors.items()
+        Bound(
+            figure,
+            figures[figure] * factor + slack,
+            False,
+            f"{factor:g} times the baseline's {figures[figure]:.3g} and {slack:g} more",
+        )
+        for figure, factor in (("p50_items", tolerance.p50), ("p99_items", tolerance.p99))
         if figure in figures
     ]

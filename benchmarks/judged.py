@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from race import ROUNDS, Race
+from race import ROUNDS, Quiet, Race
 
 if TYPE_CHECKING:
     from pmesh import LatencyRecorder
@@ -42,15 +42,13 @@ def test_latency(race: Race, pmesh_runner: asyncio.Runner, latency_benchmark: An
         attempts += 1
         calls = race.workload.timed_calls
         if attempts > 1:
-            return times(pmesh_runner.run(race.single_calls(calls)), race.item_seconds)
-        return times(latency_benchmark.record(race.single_calls, calls=calls), race.item_seconds)
+            return times(pmesh_runner.run(race.single_calls(calls)), race.quiet)
+        return times(latency_benchmark.record(race.single_calls, calls=calls), race.quiet)
 
     latency_gate(measure)
 
 
-def times(recorder: LatencyRecorder, item_seconds: float) -> dict[str, float]:
-    """Percentiles in nanoseconds, and two of them in items of the reference workload."""
+def times(recorder: LatencyRecorder, quiet: Quiet) -> dict[str, float]:
+    """Percentiles of all calls in nanoseconds, and those of the quietest stretch in items of the reference."""
     names = ("p50_ns", "p90_ns", "p99_ns", "p99.9_ns", "max_ns")
-    found: dict[str, float] = dict(zip(names, recorder.percentiles((50, 90, 99, 99.9, 100)), strict=True))
-    item_ns = item_seconds * 1e9
-    return {**found, "item_ns": item_ns, "p50_items": found["p50_ns"] / item_ns, "p99_items": found["p99_ns"] / item_ns}
+    return {**dict(zip(names, recorder.percentiles((50, 90, 99, 99.9, 100)), strict=True)), **asdict(quiet)}

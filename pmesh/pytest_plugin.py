@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from pmesh import Coordinator
+    from pmesh.gates import LatencyBenchmark
     from pmesh.gates.hooks import Gates
-    from pmesh.gates.measuring import LatencyBenchmark
     from pmesh.gates.regressions import Margin
 
 __all__ = ["mesh", "mesh_options", "pmesh_runner"]
@@ -129,13 +129,17 @@ def mesh_options() -> dict[str, Any]:
 def mesh(
     request: pytest.FixtureRequest, pmesh_runner: asyncio.Runner, mesh_options: dict[str, Any]
 ) -> Iterator[Coordinator]:
-    """A running Coordinator, in the event loop of `pmesh_runner`; closed after the test, and its account must balance."""
+    """A running Coordinator in the event loop of `pmesh_runner`; it is closed after the test, and must balance."""
     from pmesh import Coordinator
 
     mesh = Coordinator(**{"name": request.node.name, **mesh_options})
     pmesh_runner.run(mesh.__aenter__())
     yield mesh
-    pmesh_runner.run(mesh.close())
+    if request.session.exitstatus == pytest.ExitCode.INTERRUPTED:
+        # Whoever pressed Ctrl-C does not want to wait until handlers are over.
+        pmesh_runner.run(mesh.__aexit__(KeyboardInterrupt, KeyboardInterrupt(), None))
+    else:
+        pmesh_runner.run(mesh.close())
     stats = mesh.stats()
     if stats.imbalance is not None:
         pytest.fail(f"the account of {mesh!r} does not balance: {stats.imbalance}; {stats!r}", pytrace=False)
@@ -177,9 +181,9 @@ def _margins(config: pytest.Config) -> list[Margin]:
 
 def _check_margins(config: pytest.Config, margins: list[Margin]) -> None:
     """Refuse options that could judge nothing, before any test runs."""
-    from pmesh.gates.hooks import option_of, why_disabled
+    from pmesh.gates.hooks import why_disabled
 
-    option = option_of(margins[0].figure)
+    option = margins[0].option
     if not _has_benchmark(config):
         raise pytest.UsageError(f"{option} cannot judge: {NO_BENCHMARK.removeprefix('latency_benchmark ')}")
     if not config.getoption("benchmark_compare"):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from pmesh.gates.objectives import MINIMUM_CALLS, Promise
+from pmesh.gates.measuring import LatencyBenchmark
+from pmesh.gates.objectives import Promise
 from pmesh.gates.regressions import Comparison, Margin, compare
 from pmesh.gates.results import EXTRA_INFO, Result, seconds_of
-
-if TYPE_CHECKING:
-    from pmesh.gates.measuring import LatencyBenchmark
+from pmesh.gates.summary import show_comparison, show_latencies
 
 __all__ = ["Gates", "why_disabled"]
 
@@ -55,7 +54,6 @@ class Gates:
     def latency_benchmark(self, node: pytest.Item, benchmark: Any, runner: Any) -> LatencyBenchmark:
         """The fixture's value for one test."""
         import pmesh
-        from pmesh.gates.measuring import LatencyBenchmark
 
         build = build_of(pmesh.BUILD_INFO)
         obstacle = None
@@ -65,7 +63,7 @@ class Gates:
             obstacle = (
                 f"this is a {build} build of pmesh ({os.path.dirname(pmesh.__file__)}), whose figures say nothing"
             )
-        result = Result(node.nodeid, node.name, self._promises.get(node.nodeid), obstacle, build)
+        result = Result(node.nodeid, node.name, self._promises.get(node.nodeid), obstacle, build, benchmark.disabled)
         self._results[node.nodeid] = result
         return LatencyBenchmark(benchmark, runner, result)
 
@@ -94,13 +92,17 @@ class Gates:
                 benchmark["stats"].update(seconds_of(saved))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if not self._margins or session.config.option.collectonly:
+        options = self._config.option
+        if not self._margins or options.collectonly:
             return
-        benchmarks = self._config.pluginmanager.get_plugin(BENCHMARK_SESSION)
+        benchmarks: Any = self._config.pluginmanager.get_plugin(BENCHMARK_SESSION)
         baselines = {os.path.relpath(path): saved for path, saved in benchmarks.compared_mapping.items()}
         self._comparison = compare(self._results.values(), baselines, self._margins)
         if self._comparison.failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if getattr(options, "no_summary", False) and terminal is not None:
+            self._show_comparison(terminal)  # a gate that fails says so
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None, object, object]:
@@ -108,61 +110,13 @@ class Gates:
             return (yield)  # pytest-benchmark raises for a gate of its own
         finally:
             if not self._is_quiet():
-                self._show_latencies(terminalreporter)
+                show_latencies(terminalreporter, self._results.values())
             self._show_comparison(terminalreporter)
 
     def _is_quiet(self) -> bool:
         getoption = self._config.getoption
         return bool(getoption("benchmark_quiet", False) and not getoption("benchmark_verbose", False))
 
-    def _show_latencies(self, terminal: Any) -> None:
-        timed = [result for result in self._results.values() if result.calls_timed() and not _ran_once(result)]
-        if not timed:
-            return
-        width = max(len(result.name) for result in timed)
-        terminal.section("latency of single calls, in microseconds")
-        heads = ("p50", "p90", "p99", "p99.9", "max")
-        terminal.write_line(f"{'':<{width}}  {'calls':>9}" + "".join(f" {head:>11}" for head in heads))
-        for result in timed:
-            calls = result.calls_timed()
-            cells = [
-                f"{(result.figure(head) or 0.0) / 1e3:>11,.2f}" if calls >= MINIMUM_CALLS[head] else f"{'-':>11}"
-                for head in heads
-            ]
-            outcome = ""
-            if result.promise is not None:
-                outcome = "NOT JUDGED" if result.why_not() else "MISSED" if result.missed() else "ok"
-            terminal.write_line(
-                f"{result.name:<{width}}  {calls:>9,} {' '.join(cells)}  {outcome}".rstrip(),
-                red=outcome not in ("", "ok"),
-            )
-            for line in () if result.why_not() else result.attempt_lines():
-                terminal.write_line(f"{'':<{width}}  {line}")
-        if any(result.calls_timed() < MINIMUM_CALLS["p99.9"] for result in timed):
-            terminal.write_line("-: too few calls to tell")
-
     def _show_comparison(self, terminal: Any) -> None:
-        if self._comparison is None:
-            return
-        failed = self._comparison.failed
-        terminal.section("against the saved run", red=failed, green=not failed)
-        for line in self._comparison.lines:
-            terminal.write_line(
-                f"{line.outcome} {line.nodeid}: {line.text}", red=line.failed, yellow=line.outcome == "NEW"
-            )
-        for problem in self._comparison.problems:
-            terminal.write_line(f"CANNOT JUDGE: {problem}", red=True)
-        options = ", ".join(f"{option_of(margin.figure)}={margin.ratio * 100:.6g}%" for margin in self._margins)
-        terminal.write_line(
-            f"pmesh: {options}: {'FAILED' if failed else 'kept'}", red=failed, green=not failed, bold=True
-        )
-
-
-def _ran_once(result: Result) -> bool:
-    """Whether nothing was measured, as benchmarks are disabled."""
-    return result.obstacle is not None and "disabled" in result.obstacle
-
-
-def option_of(figure: str) -> str:
-    """The option with the margin of `figure`."""
-    return f"--pmesh-{figure.replace('.', '_')}-fail"
+        if self._comparison is not None:
+            show_comparison(terminal, self._comparison, self._margins)

@@ -12,11 +12,11 @@ import gc
 import inspect
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
-from time import perf_counter_ns
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pmesh.errors import InvalidArgument, InvalidType
+from pmesh.gates.calls import Calls, run_in
 from pmesh.gates.results import EXTRA_INFO, Attempt, Result, check_count
 
 if TYPE_CHECKING:
@@ -92,18 +92,18 @@ class LatencyBenchmark:
             Exception: Whatever `function` or `setup` raises.
         """
         check_count("calls", calls, 1)
-        warmup = min(MOST_WARMUP_CALLS, calls // 10) if warmup is None else check_count("warmup", warmup, 0)
+        ahead = min(MOST_WARMUP_CALLS, calls // 10) if warmup is None else check_count("warmup", warmup, 0)
         series = Calls(function, args, kwargs, setup, self._runner)
         if self._benchmark.disabled:
-            calls, warmup = 1, 0
+            calls, ahead = 1, 0
         spent: array[int] = array("q")
 
         def once() -> Attempt:
-            nonlocal warmup
+            nonlocal ahead
             gc.collect()
             share = _ProcessorShare()
-            recorder, times_ns = series.time(calls, warmup)
-            warmup = 0
+            recorder, times_ns = series.time(calls, ahead)
+            ahead = 0
             spent[:] = times_ns
             seconds = sum(times_ns) / 1e9
             return Attempt(recorder, calls / seconds if seconds else None, share.read())
@@ -220,133 +220,17 @@ class LatencyBenchmark:
             one_round()
         else:
             self._shown = True
+            TIMER.seconds = 0.0  # so that a nanosecond is not lost beside what went before
             self._benchmark.pedantic(one_round, rounds=rounds)
 
     def _run(self, work: Callable[[int], Any], calls: int) -> Any:
         outcome = work(calls)
-        return self._runner.run(_wait(outcome)) if inspect.isawaitable(outcome) else outcome
+        return run_in(self._runner, outcome) if inspect.isawaitable(outcome) else outcome
 
     def _recorder(self) -> LatencyRecorder:
         recorder = self._result.recorder
         assert recorder is not None
         return recorder
-
-
-class Calls:
-    """A function to be called again and again, and what each call of it needs."""
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        setup: Callable[[], Any] | None,
-        runner: asyncio.Runner,
-    ) -> None:
-        if not callable(function):
-            hint = "; without the () behind its name" if inspect.isawaitable(function) else ""
-            if inspect.iscoroutine(function):
-                function.close()  # it is never awaited, and need not say so as well
-            raise InvalidType(f"{function!r} cannot be called; latency_benchmark takes the function itself{hint}")
-        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-            raise InvalidType(
-                f"{function!r} is a generator function: calling it runs none of its body; give latency_benchmark a"
-                " function that goes through it"
-            )
-        self._function = function
-        self._args = args
-        self._kwargs = kwargs
-        self._setup = setup
-        self._runner = runner
-        # Whether calls must be awaited; None until the first one has shown.
-        self._is_async = True if inspect.iscoroutinefunction(function) else None
-
-    def time(self, calls: int, warmup: int) -> tuple[LatencyRecorder, array[int]]:
-        """Make `warmup` calls and then `calls` timed ones: their recorder, and each time in nanoseconds."""
-        from pmesh import LatencyRecorder
-
-        recorder = LatencyRecorder()
-        times_ns: array[int] = array("q")
-        if self._is_async is None:
-            first_ns = self._first_call()
-            if warmup:
-                warmup -= 1
-            elif not self._is_async:
-                recorder.record(first_ns)
-                times_ns.append(first_ns)
-                calls -= 1
-        if self._is_async:
-            self._runner.run(self._time_async(calls, warmup, recorder, times_ns))
-        else:
-            self._time_sync(warmup, LatencyRecorder(), array("q"))
-            self._time_sync(calls, recorder, times_ns)
-        return recorder, times_ns
-
-    def _first_call(self) -> int:
-        """Make one call, to see whether it returns an awaitable; the nanoseconds that a sync one took."""
-        prepared = None if self._setup is None else self._setup()
-        call = self._bind(self._runner.run(_wait(prepared)) if inspect.isawaitable(prepared) else prepared)
-        try:
-            start_ns = perf_counter_ns()
-            outcome = call()
-            first_ns = perf_counter_ns() - start_ns
-        except RuntimeError as error:
-            if "event loop" in str(error):
-                error.add_note(
-                    "latency_benchmark makes the first call outside of the event loop, as it cannot tell whether"
-                    " this function is async: give it an `async def`"
-                )
-            raise
-        if hasattr(outcome, "__aiter__") and not inspect.isawaitable(outcome):
-            raise InvalidType(
-                f"{self._function!r} returned {outcome!r}, which nothing would go through; give latency_benchmark an"
-                " `async def` that does"
-            )
-        self._is_async = inspect.isawaitable(outcome)
-        if self._is_async:
-            self._runner.run(_wait(outcome))
-        return first_ns
-
-    def _bind(self, prepared: Any) -> Callable[[], Any]:
-        """The function with its arguments; `prepared` is what `setup` returned."""
-        args, kwargs = self._args, self._kwargs
-        if prepared is not None:
-            if args or kwargs:
-                raise InvalidArgument("setup returned arguments, and latency_benchmark was given some: only one may")
-            try:
-                args, kwargs = prepared
-            except (TypeError, ValueError):
-                raise InvalidType(
-                    f"setup returned {prepared!r}; it must return None or the pair (args, kwargs) of the call"
-                ) from None
-        return functools.partial(self._function, *args, **kwargs) if args or kwargs else self._function
-
-    def _time_sync(self, calls: int, recorder: LatencyRecorder, times_ns: array[int]) -> None:
-        record, append, setup = recorder.record, times_ns.append, self._setup
-        call = self._bind(None)
-        for _ in range(calls):
-            if setup is not None:
-                call = self._bind(setup())
-            start_ns = perf_counter_ns()
-            call()
-            spent_ns = perf_counter_ns() - start_ns
-            record(spent_ns)
-            append(spent_ns)
-
-    async def _time_async(self, calls: int, warmup: int, recorder: LatencyRecorder, times_ns: array[int]) -> None:
-        """Await `warmup` calls and then `calls` timed ones. Cancel safety: a cancelled call has recorded those before."""
-        record, append, setup = recorder.record, times_ns.append, self._setup
-        call = self._bind(None)
-        for number in range(-warmup, calls):
-            if setup is not None:
-                prepared = setup()
-                call = self._bind(await prepared if inspect.isawaitable(prepared) else prepared)
-            start_ns = perf_counter_ns()
-            await call()
-            spent_ns = perf_counter_ns() - start_ns
-            if number >= 0:
-                record(spent_ns)
-                append(spent_ns)
 
 
 class _ProcessorShare:
@@ -358,8 +242,3 @@ class _ProcessorShare:
     def read(self) -> float:
         seconds = time.perf_counter() - self._start
         return min((time.thread_time() - self._start_cpu) / seconds, 1.0) if seconds else 1.0
-
-
-async def _wait(awaitable: Awaitable[Any]) -> Any:
-    """What `awaitable` gives; any one, where a Runner takes coroutines. Cancel safety: that of `awaitable`."""
-    return await awaitable

@@ -22,6 +22,15 @@ class Margin:
     figure: str
     ratio: float
 
+    @property
+    def option(self) -> str:
+        return f"--pmesh-{self.figure.replace('.', '_')}-fail"
+
+    @property
+    def text(self) -> str:
+        """How it stands on the command line."""
+        return f"{self.option}={self.ratio * 100:.6g}%"
+
     def allowed(self, before: float) -> float:
         return before * (1.0 - self.ratio if self.figure in HIGHER_IS_BETTER else 1.0 + self.ratio)
 

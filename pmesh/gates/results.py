@@ -69,6 +69,8 @@ class Result:
 
     Attributes:
         obstacle: Why nothing it measured can be judged, such as disabled benchmarks; None when it can.
+        build: "release", or the variants of the build of pmesh that it measured with.
+        disabled: Whether everything ran once only and nothing was measured.
         latency: Attempts at timing single calls.
         throughput: Attempts at counting calls per second.
         passed: Whether the test itself did; what one that failed measured is not compared.
@@ -79,6 +81,7 @@ class Result:
     promise: Promise | None
     obstacle: str | None
     build: str
+    disabled: bool = False
     latency: list[Attempt] = field(default_factory=list)
     throughput: list[Attempt] = field(default_factory=list)
     passed: bool = False
@@ -92,6 +95,10 @@ class Result:
         """What was observed in the attempt that decides; throughput is what was measured as such, if it was."""
         series = self.throughput if name == "throughput" and self.throughput else self.latency
         return series[-1].figure(name) if series else None
+
+    @property
+    def measured(self) -> bool:
+        return bool(self.latency or self.throughput) and not self.disabled
 
     def calls_timed(self) -> int:
         return 0 if self.recorder is None else self.recorder.count
@@ -123,12 +130,10 @@ class Result:
         missed = self.missed()
         lines = [f"{self.nodeid} missed {', '.join(verdict.objective.text for verdict in missed)}"]
         for verdict in judge(self.figure, self.promise.objectives):
-            outcome = "ok" if verdict.passed else "MISSED"
             objective = verdict.objective
-            bound = observed_text(objective.figure, objective.bound)
-            lines.append(
-                f"  {objective.figure}: observed {verdict.observed_text}, allowed {objective.comparison} {bound}: {outcome}"
-            )
+            allowed = f"{objective.comparison} {observed_text(objective.figure, objective.bound)}"
+            outcome = "ok" if verdict.passed else "MISSED"
+            lines.append(f"  {objective.figure}: observed {verdict.observed_text}, allowed {allowed}: {outcome}")
         lines.extend(f"  {line}" for line in self.attempt_lines())
         return "\n".join(lines)
 

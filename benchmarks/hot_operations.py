@@ -19,45 +19,20 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from pmesh import Agent, AgentRef, Coordinator, LatencyRecorder, MailboxPolicy, handler
+from bench_tell import RING, Hop, Link, told
+from workloads import IN_FLIGHT, Sink
+
+from pmesh import Coordinator, LatencyRecorder, MailboxPolicy
 from pmesh._core import Mailbox
 
-CAPACITY = 256
-RING = 100
 LATENCIES_NS = [round(1.2**power * 1_000) for power in range(60)]
 
 # A profiler slows the program, and must not thereby make its batches shorter.
 SLICE_SECONDS = 3600.0
 
 
-class Sink(Agent):
-    mailbox = MailboxPolicy(capacity=CAPACITY)
-
-    @handler
-    async def take(self, message: int) -> int:
-        return message
-
-
-class Hop(Agent):
-    """Passes a token on, until its count is used up."""
-
-    def __init__(self, arrived: asyncio.Event) -> None:
-        self.arrived = arrived
-
-    @handler
-    async def link(self, successor: AgentRef) -> None:
-        self.pass_on = successor.tell
-
-    @handler
-    async def take(self, hops: int) -> None:
-        if hops:
-            self.pass_on(hops - 1)
-        else:
-            self.arrived.set()
-
-
 async def offer_and_poll(times: int) -> None:
-    mailbox = Mailbox(CAPACITY)
+    mailbox = Mailbox(IN_FLIGHT)
     for item in range(times):
         mailbox.offer(item)
         mailbox.poll()
@@ -81,13 +56,7 @@ async def tell_accepted(times: int) -> None:
 
 async def tell_to_handled(times: int) -> None:
     async with Coordinator(slice_seconds=SLICE_SECONDS) as mesh:
-        sink = await mesh.spawn(Sink)
-        told = 0
-        while told < times:
-            if sink.tell(told):
-                told += 1
-            else:
-                await asyncio.sleep(0)
+        await told(await mesh.spawn(Sink), times)
 
 
 async def ask_one_at_a_time(times: int) -> None:
@@ -98,7 +67,7 @@ async def ask_one_at_a_time(times: int) -> None:
 
 
 async def send_through_the_window(times: int) -> None:
-    async with Coordinator(window=CAPACITY, slice_seconds=SLICE_SECONDS) as mesh:
+    async with Coordinator(window=IN_FLIGHT, slice_seconds=SLICE_SECONDS) as mesh:
         sink = await mesh.spawn(Sink)
         for item in range(times):
             await sink.send(item)
@@ -107,9 +76,9 @@ async def send_through_the_window(times: int) -> None:
 async def round_a_ring(times: int) -> None:
     async with Coordinator(slice_seconds=SLICE_SECONDS) as mesh:
         arrived = asyncio.Event()
-        refs = [await mesh.spawn(Hop, arrived) for _ in range(RING)]
+        refs = [await mesh.spawn(Hop) for _ in range(RING)]
         for here, following in zip(refs, refs[1:] + refs[:1], strict=True):
-            await here.ask(following)
+            await here.ask(Link(following, arrived))
         refs[0].tell(times)
         await arrived.wait()
 

@@ -187,6 +187,8 @@ def _side_by_side(steps: Sequence[tuple[str, list[str]]], scratch: Path) -> None
     """
     # A variant of the build would be compared with another one, and a search path lead to another pmesh.
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PMESH_", "PYTHON"))}
+    # What a command leaves behind that was ended in the middle goes with the rest.
+    variables["TMPDIR"] = str(scratch)
     with contextlib.ExitStack() as ending:
         running = []
         for number, (title, command) in enumerate(steps):

@@ -192,3 +192,23 @@ def test_an_interrupt_ends_the_processes_and_leaves_no_folder(
     assert b"Traceback" not in complaint
     assert list(tmp_path.iterdir()) == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_an_interrupt_ends_a_build(project: Project, tmp_path: Path) -> None:
+    scratch, started = tmp_path / "scratch", tmp_path / "started"
+    scratch.mkdir()
+    pause = f"import os, pathlib, time\npathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(100)\n"
+    project.write("backend.py", pause)
+    project.write("pmesh/__init__.py", PACKAGE + "# a wheel that is never built\n")
+    running = subprocess.Popen(
+        project.command("--self-test", "1"), env=os.environ | {"TMPDIR": str(scratch)}, stderr=subprocess.PIPE
+    )
+    while not (started.exists() and started.read_text()) and running.poll() is None:
+        time.sleep(0.005)
+    running.send_signal(signal.SIGINT)
+    _, complaint = running.communicate(timeout=20)
+
+    assert running.returncode == 130, complaint
+    assert list(scratch.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)

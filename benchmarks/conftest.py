@@ -16,16 +16,12 @@ import baselines
 import pytest
 import thresholds
 import workloads
-from bounds import Bound, Outcome, judge, missed
+from bounds import ATTEMPTS, Bound, Outcome, judge, missed
 from race import Race
 from workloads import Workload
 
 import pmesh
 import pmesh.load
-
-# Of an absolute objective, in up to six seconds. With four times as many processes as cores, two attempts of five have
-# a p99 of the kernel's: 256 messages in flight wait 8 ms while others run, and that is a hundredth of all soon.
-SLO_ATTEMPTS = 7
 
 Measure = Callable[[], Mapping[str, float]]
 
@@ -107,7 +103,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         group = f"{workload.subject}, single calls" if timed else workload.subject
         marks = [pytest.mark.benchmark(group=group)]
         if timed:
-            marks.append(pytest.mark.slo(*latencies[workload.name].objectives, attempts=SLO_ATTEMPTS))
+            marks.append(pytest.mark.slo(*latencies[workload.name].objectives, attempts=ATTEMPTS))
         parameters.append(pytest.param(workload, id=workload.name, marks=marks))
     metafunc.parametrize("race", parameters, indirect=True)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from race import ROUNDS, Quiet, Race
+from race import ROUNDS, Race
 
 if TYPE_CHECKING:
     from pmesh import LatencyRecorder
@@ -42,13 +42,15 @@ def test_latency(race: Race, pmesh_runner: asyncio.Runner, latency_benchmark: An
         attempts += 1
         calls = race.workload.timed_calls
         if attempts > 1:
-            return times(pmesh_runner.run(race.single_calls(calls)), race.quiet)
-        return times(latency_benchmark.record(race.single_calls, calls=calls), race.quiet)
+            return times(pmesh_runner.run(race.single_calls(calls)), race)
+        return times(latency_benchmark.record(race.single_calls, calls=calls), race)
 
     latency_gate(measure)
 
 
-def times(recorder: LatencyRecorder, quiet: Quiet) -> dict[str, float]:
-    """Percentiles of all calls in nanoseconds, and those of the quietest stretch in items of the reference."""
+def times(recorder: LatencyRecorder, race: Race) -> dict[str, float]:
+    """Percentiles in nanoseconds, and two of them in items of the reference workload."""
     names = ("p50_ns", "p90_ns", "p99_ns", "p99.9_ns", "max_ns")
-    return {**dict(zip(names, recorder.percentiles((50, 90, 99, 99.9, 100)), strict=True)), **asdict(quiet)}
+    found: dict[str, float] = dict(zip(names, recorder.percentiles((50, 90, 99, 99.9, 100)), strict=True))
+    items = {f"{name}_items": found[f"{name}_ns"] / race.item_ns for name in ("p50", "p99")}
+    return {**found, **items, "item_ns": race.item_ns, "disturbed_stretches": race.disturbed}

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import json
+import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -17,11 +18,11 @@ import thresholds
 import workloads
 from bounds import ATTEMPTS, Bound, GateFailed, judge, missed
 from conftest import require_release_build, require_tests
-from race import Race
+from race import MOST_STRETCHES, STRETCHES, Race
 from thresholds import ThresholdsError, Tolerance
-from workloads import IN_FLIGHT, WORKLOADS, Sink, Work, Workload, running_mesh, until_taken
+from workloads import IN_FLIGHT, WORKLOADS, Sink, Work, Workload, handled, running_mesh, until_taken
 
-from pmesh import BUILD_INFO
+from pmesh import BUILD_INFO, Agent, LatencyRecorder, MailboxPolicy, handler
 from pmesh.load import PROFILES
 
 TOLERANCE = Tolerance(rate=0.75, p50=1.5, p99=3.0, items=0.5)
@@ -82,7 +83,7 @@ def test_a_figure_that_was_not_observed_misses_its_bound() -> None:
 # Races: what is slow shows in the ratio to the reference.
 
 
-async def told(calls: int, ref: Any) -> float:
+async def told(ref: Any, calls: int) -> float:
     loop = asyncio.get_running_loop()
     start = loop.time()
     for _ in range(calls // IN_FLIGHT):
@@ -100,7 +101,7 @@ def planted(name: str, times: int) -> Workload:
             sink = await mesh.spawn(Sink)
 
             async def seconds(calls: int) -> float:
-                return await told(calls * times, sink)
+                return await told(sink, calls * times)
 
             yield Work(seconds)
 
@@ -174,6 +175,69 @@ def test_what_stands_beside_nothing_that_is_installed_has_no_ratio_to_it() -> No
         return rate.against_baseline
 
     assert asyncio.run(main()) is None
+
+
+# Single calls: what the kernel does is measured again, what pmesh does is not.
+
+
+class Sluggish(Agent):
+    """Sleeps in the first message of a mailbox full, for longer than the p99 that is allowed."""
+
+    mailbox = MailboxPolicy(capacity=IN_FLIGHT)
+
+    @handler
+    def take(self, message: int) -> None:
+        if not message:
+            time.sleep(0.006)
+
+
+def timed(agent: type[Agent]) -> Workload:
+    @contextlib.asynccontextmanager
+    async def prepare() -> AsyncIterator[Work]:
+        async with running_mesh() as mesh:
+            ref = await mesh.spawn(agent)
+            yield handled(mesh, ref, lambda calls: told(ref, calls))
+
+    return Workload("planted", IN_FLIGHT, prepare, timed_calls=100 * IN_FLIGHT)
+
+
+def single_calls(workload: Workload) -> tuple[LatencyRecorder, Race]:
+    async def main() -> tuple[LatencyRecorder, Race]:
+        race = Race(workload)
+        await race.open()
+        recorder = await race.single_calls(workload.timed_calls)
+        await race.close()
+        return recorder, race
+
+    return asyncio.run(main())
+
+
+def test_a_planted_slow_handler_misses_the_p99_and_is_not_taken_for_the_kernel_s_doing() -> None:
+    """One message of 256 is slow; the p99 is that of the mail that waited behind it."""
+    recorder, _ = single_calls(timed(Sluggish))
+    assert recorder.count == 100 * IN_FLIGHT
+    assert recorder.percentile(99) > 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("lost", "disturbed"),
+    [([False] * STRETCHES, 0), ([True, False] * STRETCHES, 10), ([True] * MOST_STRETCHES, 50)],
+)
+def test_stretches_in_which_the_processor_was_lost_are_made_again_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, lost: list[bool], disturbed: int
+) -> None:
+    readings = iter([reading for each in lost for reading in (0, int(each))])
+    monkeypatch.setattr("race.processor_losses", lambda: next(readings))
+    recorder, after = single_calls(timed(Sink))
+    assert recorder.count == 100 * IN_FLIGHT
+    assert after.disturbed == disturbed
+    assert after.item_ns > 0
+
+
+def test_calls_that_make_no_whole_stretches_are_refused() -> None:
+    workload = Workload("planted", IN_FLIGHT, timed(Sink).prepare, timed_calls=10 * IN_FLIGHT + 1)
+    with pytest.raises(ValueError, match="'planted' must have a latency, and timed_calls in multiples of 10"):
+        single_calls(workload)
 
 
 # thresholds.toml.

@@ -3,6 +3,8 @@
 pytest loads this in every project that has pmesh installed, so it imports nothing but pytest until a test or an option
 asks for something: not the core, not asyncio, not pytest-benchmark. What it gives is described in
 `docs/benchmarking.md`; how it measures and judges is in `pmesh.gates`.
+
+PYTEST_DONT_REWRITE: pytest would warn whoever has imported this before, and has nothing to explain here.
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _gates(config)
 
 
+@pytest.hookimpl(trylast=True)  # after whoever adds markers here
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if next(item.iter_markers("slo"), None) is not None:
@@ -86,9 +89,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             try:
                 promise = promise_of(item)
             except (InvalidArgument, InvalidType) as error:
-                raise pytest.UsageError(f"{item.nodeid}: {error}") from None
-            assert promise is not None
-            _gates(config).expect(item.nodeid, promise)
+                if not hasattr(config, "workerinput"):
+                    raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+                # A worker of xdist dies of a usage error without a word.
+                _gates(config).refuse(item.nodeid, str(error))
+            else:
+                assert promise is not None
+                _gates(config).expect(item.nodeid, promise)
         if "latency_benchmark" in getattr(item, "fixturenames", ()) and _has_benchmark(config):
             from pmesh.gates.measuring import TIMER
 

@@ -44,12 +44,17 @@ class Gates:
         self._config = config
         self._margins = margins
         self._promises: dict[str, Promise] = {}
+        self._refused: dict[str, str] = {}
         self._results: dict[str, Result] = {}
         self._comparison: Comparison | None = None
 
     def expect(self, nodeid: str, promise: Promise) -> None:
         """Judge what the test `nodeid` measures by `promise`."""
         self._promises[nodeid] = promise
+
+    def refuse(self, nodeid: str, why: str) -> None:
+        """Fail the test `nodeid`, whose markers are no promise."""
+        self._refused[nodeid] = why
 
     def latency_benchmark(self, node: pytest.Item, benchmark: Any, runner: Any) -> LatencyBenchmark:
         """The fixture's value for one test."""
@@ -69,6 +74,8 @@ class Gates:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        if item.nodeid in self._refused:
+            pytest.fail(f"{item.nodeid}: {self._refused[item.nodeid]}", pytrace=False)
         outcome = yield  # what the test itself raises goes through
         promise, result = self._promises.get(item.nodeid), self._results.get(item.nodeid)
         if promise is not None:
@@ -92,17 +99,13 @@ class Gates:
                 benchmark["stats"].update(seconds_of(saved))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        options = self._config.option
-        if not self._margins or options.collectonly:
+        if not self._margins or self._config.option.collectonly:
             return
         benchmarks: Any = self._config.pluginmanager.get_plugin(BENCHMARK_SESSION)
         baselines = {os.path.relpath(path): saved for path, saved in benchmarks.compared_mapping.items()}
         self._comparison = compare(self._results.values(), baselines, self._margins)
         if self._comparison.failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
-        if getattr(options, "no_summary", False) and terminal is not None:
-            self._show_comparison(terminal)  # a gate that fails says so
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None, object, object]:
@@ -117,6 +120,13 @@ class Gates:
         getoption = self._config.getoption
         return bool(getoption("benchmark_quiet", False) and not getoption("benchmark_verbose", False))
 
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        # With --no-summary some versions of pytest show no summary of plugins either, and a gate that fails says so.
+        terminal = config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            self._show_comparison(terminal)
+
     def _show_comparison(self, terminal: Any) -> None:
         if self._comparison is not None:
             show_comparison(terminal, self._comparison, self._margins)
+            self._comparison = None

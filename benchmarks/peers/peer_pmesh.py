@@ -1,0 +1,221 @@
+"""pmesh itself: what all others are held against."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+from subjects import ASKERS, IN_FLIGHT, RING, SENDERS, Work, require_count
+
+from pmesh import Agent, AgentRef, Coordinator, MailboxPolicy, handler
+
+
+class Sink(Agent):
+    mailbox = MailboxPolicy(capacity=IN_FLIGHT)
+
+    @handler
+    async def take(self, message: int) -> int:
+        return message
+
+
+class Goal(Agent):
+    """Counts, and sets `reached` with the last one that is expected."""
+
+    mailbox = MailboxPolicy(capacity=IN_FLIGHT)
+
+    async def on_start(self) -> None:
+        self.left = 0
+        self.reached = asyncio.Event()
+
+    @handler
+    async def expect(self, expected: float) -> asyncio.Event:
+        self.left = int(expected)
+        self.reached.clear()
+        return self.reached
+
+    @handler
+    async def take(self, message: int) -> None:
+        self.left -= 1
+        if not self.left:
+            self.reached.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    successor: AgentRef
+    arrived: asyncio.Event
+
+
+class Hop(Agent):
+    @handler
+    async def link(self, link: Link) -> None:
+        self.pass_on = link.successor.tell
+        self.arrived = link.arrived
+
+    @handler
+    async def take(self, hops: int) -> None:
+        if hops:
+            self.pass_on(hops - 1)
+        else:
+            self.arrived.set()
+
+
+async def tell_all(ref: AgentRef, count: int) -> None:
+    tell = ref.tell
+    item = 0
+    while item < count:
+        if tell(item):
+            item += 1
+        else:
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def tell() -> AsyncIterator[Work]:
+    async with Coordinator() as mesh:
+        sink = await mesh.spawn(Goal)
+
+        async def work(count: int) -> float:
+            reached = await sink.ask(float(count))
+            start = perf_counter()
+            await tell_all(sink, count)
+            await reached.wait()
+            return perf_counter() - start
+
+        yield work
+
+
+@asynccontextmanager
+async def fan_in() -> AsyncIterator[Work]:
+    async with Coordinator() as mesh:
+        sink = await mesh.spawn(Goal)
+
+        async def work(count: int) -> float:
+            reached = await sink.ask(float(count))
+            start = perf_counter()
+            await asyncio.gather(*(tell_all(sink, count // SENDERS) for _ in range(SENDERS)))
+            await reached.wait()
+            return perf_counter() - start
+
+        yield work
+
+
+@asynccontextmanager
+async def ask() -> AsyncIterator[Work]:
+    async with Coordinator() as mesh:
+        sink = await mesh.spawn(Sink)
+
+        async def work(count: int) -> float:
+            start = perf_counter()
+            for item in range(count):
+                await sink.ask(item)
+            return perf_counter() - start
+
+        yield work
+
+
+@asynccontextmanager
+async def ask100() -> AsyncIterator[Work]:
+    async with Coordinator() as mesh:
+        sink = await mesh.spawn(Sink)
+
+        async def client(count: int) -> None:
+            for item in range(count):
+                await sink.ask(item)
+
+        async def work(count: int) -> float:
+            start = perf_counter()
+            await asyncio.gather(*(client(count // ASKERS) for _ in range(ASKERS)))
+            return perf_counter() - start
+
+        yield work
+
+
+@asynccontextmanager
+async def ring() -> AsyncIterator[Work]:
+    async with Coordinator() as mesh:
+        arrived = asyncio.Event()
+        refs = [await mesh.spawn(Hop) for _ in range(RING)]
+        for here, following in zip(refs, refs[1:] + refs[:1], strict=True):
+            await here.ask(Link(following, arrived))
+
+        async def work(count: int) -> float:
+            arrived.clear()
+            start = perf_counter()
+            refs[0].tell(count)
+            await arrived.wait()
+            return perf_counter() - start
+
+        yield work
+
+
+@asynccontextmanager
+async def threads() -> AsyncIterator[Work]:
+    async with Coordinator() as mesh:
+        sink = await mesh.spawn(Goal)
+
+        def tell_from_thread(count: int) -> None:
+            tell = sink.tell
+            item = 0
+            while item < count:
+                if tell(item):
+                    item += 1
+                else:
+                    time.sleep(0)  # lets the loop's thread run
+
+        async def work(count: int) -> float:
+            reached = await sink.ask(float(count))
+            thread = threading.Thread(target=tell_from_thread, args=(count,))
+            start = perf_counter()
+            thread.start()
+            await reached.wait()
+            seconds = perf_counter() - start
+            await asyncio.to_thread(thread.join)
+            return seconds
+
+        yield work
+
+
+@asynccontextmanager
+async def spawn() -> AsyncIterator[Work]:
+    async def work(count: int) -> float:
+        async with Coordinator() as mesh:
+            start = perf_counter()
+            for _ in range(count):
+                await mesh.spawn(Sink)
+            seconds = perf_counter() - start
+            require_count(mesh.stats().agents, count, "agents")
+            return seconds
+
+    yield work
+
+
+@asynccontextmanager
+async def memory() -> AsyncIterator[Work]:
+    async with Coordinator() as mesh:
+
+        async def work(count: int) -> float:
+            for _ in range(count):
+                await mesh.spawn(Sink)
+            return 0.0
+
+        yield work
+
+
+WORK = {
+    "pmesh": {
+        "tell": tell,
+        "ask": ask,
+        "ask100": ask100,
+        "fan_in": fan_in,
+        "ring": ring,
+        "threads": threads,
+        "spawn": spawn,
+        "memory": memory,
+    }
+}

@@ -189,7 +189,7 @@ async def spawn() -> AsyncIterator[Work]:
             for _ in range(count):
                 await mesh.spawn(Sink)
             seconds = perf_counter() - start
-            require_count(mesh.stats().agents, count, "agents")
+            require_count(len(mesh.stats().agents), count, "agents")
             return seconds
 
     yield work

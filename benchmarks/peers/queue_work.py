@@ -126,9 +126,7 @@ async def ring(make: MakeQueue) -> AsyncIterator[Work]:
         await arrived.wait()
         return perf_counter() - start
 
-    tasks = [
-        asyncio.create_task(pass_on(*pair)) for pair in zip(queues, queues[1:] + queues[:1], strict=True)
-    ]
+    tasks = [asyncio.create_task(pass_on(*pair)) for pair in zip(queues, queues[1:] + queues[:1], strict=True)]
     yield work
     await end_all(tasks)
 

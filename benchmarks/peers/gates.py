@@ -77,5 +77,5 @@ def judged(gate: Gate, comparison: Comparison) -> Judged:
     if ratio is None:
         return Judged(gate, "NOT JUDGED", "no round measured both")
     holds = ratio.median > gate.least if gate.strictly else ratio.median >= gate.least
-    spread = f"; {ratio.rounds} rounds, {ratio.least:.2f} to {ratio.greatest:.2f}"
-    return Judged(gate, "ok" if holds else "MISSED", f"{ratio.median:.2f} x{spread}")
+    spread = f"{ratio.rounds} {'round' if ratio.rounds == 1 else 'rounds'}, {ratio.least:.2f} to {ratio.greatest:.2f}"
+    return Judged(gate, "ok" if holds else "MISSED", f"{ratio.median:.2f} x; {spread}")

@@ -22,7 +22,7 @@ PLOTS = {
 
 WIDTH = 840
 LEFT = 190  # names
-RIGHT = 150  # figures
+RIGHT = 200  # figures
 ROW = 22
 HEAD = 34  # a subject's title
 TOP = 62
@@ -33,13 +33,14 @@ HUNDRED = 100.0
 
 STYLE = """
 text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; fill: #1a1d21; }
-.back { fill: #ffffff; } .dim { fill: #555c66; } .title { font-size: 16px; font-weight: 600; }
+.back { fill: #ffffff; } .dim { fill: #555c66; } .halo { paint-order: stroke; stroke: #ffffff; stroke-width: 6px; }
+.title { font-size: 16px; font-weight: 600; }
 .head { font-weight: 600; } .end { text-anchor: end; } .mid { text-anchor: middle; }
 .grid { stroke: #d5d9df; } .even { stroke: #555c66; stroke-dasharray: 4 3; }
 .spread { stroke-width: 5; stroke-linecap: round; opacity: .4; }
 .ahead { fill: #005ea2; stroke: #005ea2; } .behind { fill: #a84300; stroke: #a84300; }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e6e9ed; } .back { fill: #14171b; } .dim { fill: #a5adb8; }
+  text { fill: #e6e9ed; } .back { fill: #14171b; } .halo { stroke: #14171b; } .dim { fill: #a5adb8; }
   .grid { stroke: #363c45; } .even { stroke: #a5adb8; }
   .ahead { fill: #6cb6f5; stroke: #6cb6f5; } .behind { fill: #f2a05c; stroke: #f2a05c; }
 }
@@ -120,10 +121,10 @@ def row(comparison: Comparison, entry: str, subject: Subject, axis: Axis, y: flo
     if found is None:
         failed = (entry, subject.key) in comparison.failures
         text = "failed" if failed else f"no figure of {OURS}"
-        return [f'<text class="dim" x="{LEFT}" y="{y + 4:g}">{text}</text>']
+        return [f'<text class="dim halo" x="{LEFT}" y="{y + 4:g}">{text}</text>']
     return [
         *dot(found, axis, y),
-        f'<text class="end" x="{WIDTH - RIGHT + 66}" y="{y + 4:g}">{times(found.median)} x</text>',
+        f'<text class="end" x="{WIDTH - RIGHT + 80}" y="{y + 4:g}">{times(found.median)} x</text>',
         f'<text class="dim end" x="{WIDTH - 12}" y="{y + 4:g}">{span(found)}</text>',
     ]
 

@@ -129,12 +129,10 @@ def compare(
     report: Callable[[str], None],
 ) -> None:
     """Fill `comparison` with `rounds` rounds of `pairs`, and tell `report` how far it is."""
-    steps = list(plan(pairs, rounds))
+    wanted = list(pairs)
+    steps = list(plan(wanted, rounds))
     took: dict[Pair, float] = {}
-    absent: dict[str, str] = {}
-    for done, step in enumerate(steps):
-        if step.entry.key in absent:
-            comparison.failures.setdefault(step.pair, absent[step.entry.key])
+    for done, step in enumerate(steps, 1):
         if step.pair in comparison.failures:
             continue
         start = time.monotonic()
@@ -142,19 +140,16 @@ def compare(
         took[step.pair] = time.monotonic() - start
         if "value" in found:
             comparison.values.setdefault(step.pair, {})[step.number] = found["value"]
-            text = f"{found['value']:,.0f} {SUBJECTS[step.subject].unit}"
+            digits = ",.0f" if found["value"] >= 100 else ".3g"
+            text = f"{found['value']:{digits}} {SUBJECTS[step.subject].unit}"
+        elif "absent" in found:
+            text = f"absent: {found['absent']}"
+            comparison.failures |= {pair: text for pair in wanted if pair[0] == step.entry.key}
         else:
-            text = failure = found.get("failed") or f"absent: {found['absent']}"
-            comparison.failures[step.pair] = failure
-            if "absent" in found:
-                absent[step.entry.key] = failure
-        left = [
-            later.pair
-            for later in steps[done + 1 :]
-            if not {later.pair, later.entry.key} & (comparison.failures.keys() | absent)
-        ]
+            text = comparison.failures[step.pair] = found["failed"]
+        left = [later.pair for later in steps[done:] if later.pair not in comparison.failures]
         minutes = sum(took.get(pair, statistics.mean(took.values())) for pair in left) / 60
-        where = f"[{done + 1}/{len(steps)}] round {step.number + 1} of {rounds}"
+        where = f"[{done}/{len(steps)}] round {step.number + 1} of {rounds}"
         report(f"{where}, {step.entry.title}, {SUBJECTS[step.subject].title}: {text}; {minutes:.1f} min left")
 
 

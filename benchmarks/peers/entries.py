@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 
 
@@ -23,6 +23,7 @@ class Entry:
         distribution: What pip installs; empty for the standard library.
         agents: How many are made at once for `spawn` and `memory`: fewer where each is a thread or a process.
         how: For each subject in a sentence how it is done, or a NotApplicable.
+        environment: What its documentation says to set where it runs on one machine and is not traced.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Entry:
     layout: str
     agents: int
     how: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
@@ -167,6 +169,7 @@ ENTRIES = {
             "a process for each actor: `multiprocTCPBase`",
             20,
             THESPIAN_HOW | {"threads": OWN_PROCESSES},
+            {"THESPIAN_BASE_IPADDR": "127.0.0.1"},
         ),
         Entry("xoscar", "xoscar", "peer_xoscar", "xoscar", ONE_LOOP, 10_000, XOSCAR_HOW),
         Entry(
@@ -199,6 +202,7 @@ ENTRIES = {
                 "spawn": "`try_get_underlying_agent_instance`, which makes an agent as its first message would",
                 "memory": "agents without messages",
             },
+            {"AUTOGEN_DISABLE_RUNTIME_TRACING": "true"},
         ),
         Entry(
             "ray",
@@ -216,6 +220,13 @@ ENTRIES = {
                 "threads": OWN_PROCESSES,
                 "spawn": "until each actor has answered once",
                 "memory": "actors that have answered once",
+            },
+            # Nothing is reported home, no token is left in the home folder, and only 127.0.0.1 is listened at: the
+            # name of the last one is of where that is the default.
+            {
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_AUTH_MODE": "disabled",
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             },
         ),
     )

@@ -1,12 +1,8 @@
-"""autogen-core: agents in a SingleThreadedAgentRuntime.
-
-Without its tracing, as its documentation says to do where nobody traces.
-"""
+"""autogen-core: agents in a SingleThreadedAgentRuntime."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -172,7 +168,6 @@ async def memory(runtime: SingleThreadedAgentRuntime) -> Work:
 def in_runtime(make: Callable[[SingleThreadedAgentRuntime], Awaitable[Work]]) -> Prepare:
     @asynccontextmanager
     async def prepare() -> AsyncIterator[Work]:
-        os.environ["AUTOGEN_DISABLE_RUNTIME_TRACING"] = "true"
         runtime = SingleThreadedAgentRuntime()
         await Sink.register(runtime, "sink", Sink)
         await Hop.register(runtime, "hop", Hop)

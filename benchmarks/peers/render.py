@@ -49,8 +49,8 @@ def render(comparison: Comparison, gates: Sequence[Judged], plots: Mapping[str, 
         INTRODUCTION,
         *(f"![How many times as good pmesh is: {key}]({name})" for key, name in plots.items()),
         "## Ratios",
-        "How many times as good pmesh is, the median and under it the least and the greatest round. Below 1 the peer"
-        " is the better one.",
+        "How many times as good pmesh is: the median, and under it the least and the greatest round. Below 1 the peer\n"
+        "is the better one.",
         table(
             ["", *(subject.title for subject in subjects)],
             ([entry.title, *(ratio_cell(comparison, entry, subject) for subject in subjects)] for entry in peers),

@@ -218,8 +218,10 @@ def test_an_absent_peer_is_asked_for_once_and_named_at_each_subject() -> None:
 
 
 def test_a_part_has_pmesh_at_its_subjects() -> None:
-    assert run.choose(["pykka/ask"]) == [("pmesh", "ask"), ("pykka", "ask")]
-    assert {entry for entry, _ in run.choose(["/threads"])} == {"pmesh", "asyncio", "janus", "culsans"}
+    assert run.choose(["janus/ask"]) == [("pmesh", "ask"), ("janus", "ask")]
+    # Its handlers are plain functions, and so are those of what it stands beside.
+    assert run.choose(["pykka/ask"]) == [("pmesh-plain", "ask"), ("pykka", "ask")]
+    assert {entry for entry, _ in run.choose(["/threads"])} == {"pmesh", "pmesh-plain", "asyncio", "janus", "culsans"}
     with pytest.raises(ValueError, match=r"'pika/tell' names nothing.*pykka"):
         run.choose(["pika/tell"])
 
@@ -228,13 +230,13 @@ def test_a_part_has_pmesh_at_its_subjects() -> None:
 
 
 def test_a_ratio_is_of_the_rounds_that_have_both() -> None:
-    found = comparison({("pmesh", "tell"): [10.0, 20.0, 60.0, 99.0], ("pykka", "tell"): [5.0, 5.0, 10.0]})
-    assert found.ratio("pykka", "tell") == results.Ratio(4.0, 2.0, 6.0, 3)
-    assert found.ratio("janus", "tell") is None
+    found = comparison({("pmesh", "tell"): [10.0, 20.0, 60.0, 99.0], ("janus", "tell"): [5.0, 5.0, 10.0]})
+    assert found.ratio("janus", "tell") == results.Ratio(4.0, 2.0, 6.0, 3)
+    assert found.ratio("pykka", "tell") is None
 
 
 def test_less_memory_is_better() -> None:
-    found = comparison({("pmesh", "memory"): [800.0], ("pykka", "memory"): [20_000.0]})
+    found = comparison({("pmesh-plain", "memory"): [800.0], ("pykka", "memory"): [20_000.0]})
     assert found.ratio("pykka", "memory").median == 25.0
 
 
@@ -248,7 +250,7 @@ def test_json_keeps_all_of_it() -> None:
     [(8.0, 1.0, "ok"), (7.99, 1.0, "MISSED"), (100.0, 1.0, "ok")],
 )
 def test_a_gate_holds_from_its_bound_on(ours: float, theirs: float, verdict: str) -> None:
-    [judged] = gates.judge(comparison({("pmesh", "tell"): [ours], ("pykka", "tell"): [theirs]}))
+    [judged] = gates.judge(comparison({("pmesh-plain", "tell"): [ours], ("pykka", "tell"): [theirs]}))
     assert judged.verdict == verdict
     assert f"{ours:.2f} x" in str(judged)
     assert "allowed: >= 8" in str(judged)
@@ -262,21 +264,22 @@ def test_ahead_means_more_than_level() -> None:
 
 
 def test_who_failed_decides_what_becomes_of_a_gate() -> None:
-    ours, theirs = ("pmesh", "tell"), ("pykka", "tell")
+    ours, theirs = ("pmesh-plain", "tell"), ("pykka", "tell")
     [judged] = gates.judge(comparison({ours: [9.0]}, {theirs: "absent: ImportError"}))
     assert (judged.verdict, judged.observed) == ("NOT JUDGED", "Pykka: absent: ImportError")
     [judged] = gates.judge(comparison({theirs: [1.0]}, {ours: "ValueError: broke"}))
-    assert (judged.verdict, judged.observed) == ("MISSED", "pmesh: ValueError: broke")
+    assert (judged.verdict, judged.observed) == ("MISSED", "pmesh, plain handlers: ValueError: broke")
 
 
 def test_every_peer_has_a_gate_at_ask() -> None:
     judged = {gate.entry for gate in gates.GATES if gate.subject == "ask"}
-    assert judged == set(entries.ENTRIES) - {"pmesh"}
+    assert judged == set(entries.ENTRIES) - results.OURS
 
 
 SAMPLE = comparison(
     {
         ("pmesh", "tell"): [900_000.0, 1_000_000.0, 1_100_000.0],
+        ("pmesh-plain", "tell"): [900_000.0, 1_000_000.0, 1_100_000.0],
         ("asyncio", "tell"): [500_000.0] * 3,
         ("pykka", "tell"): [2_000_000.0] * 3,
         ("pmesh", "threads"): [5.0],
@@ -330,7 +333,7 @@ def command(tmp_path: Path, release_build: None) -> Any:
 
 
 def rates(pykka: float) -> Any:
-    return lambda entry, subject: {"value": {"pmesh": 100.0, "pykka": pykka}[entry]}
+    return lambda entry, subject: {"value": {"pmesh-plain": 100.0, "pykka": pykka}[entry]}
 
 
 @pytest.mark.parametrize(("pykka", "code"), [(10.0, 0), (50.0, 1)])
@@ -346,7 +349,7 @@ def test_the_command_fails_when_a_ratio_is_missed(
 
 def test_the_command_fails_when_pmesh_does(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     code, page, _ = command(
-        lambda entry, subject: {"failed": "broke"} if entry == "pmesh" else {"value": 1.0}, "--only", "pykka/ring"
+        lambda entry, subject: {"failed": "broke"} if entry == "pmesh" else {"value": 1.0}, "--only", "janus/ring"
     )
     assert code == 1
     assert "- pmesh (ring of 100): broke" in page
@@ -355,7 +358,7 @@ def test_the_command_fails_when_pmesh_does(command: Any, capsys: pytest.CaptureF
 
 def test_a_peer_that_fails_is_no_failure_of_the_command(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     code, page, _ = command(
-        lambda entry, subject: {"value": 1.0} if entry == "pmesh" else {"failed": "broke"}, "--only", "pykka/tell"
+        lambda entry, subject: {"value": 1.0} if entry in results.OURS else {"failed": "broke"}, "--only", "pykka/tell"
     )
     assert code == 0
     assert "- Pykka (tell to handled): broke" in page

@@ -24,6 +24,7 @@ class Entry:
         agents: How many are made at once for `spawn` and `memory`: fewer where each is a thread or a process.
         how: For each subject in a sentence how it is done, or a NotApplicable.
         environment: What its documentation says to set where it runs on one machine and is not traced.
+        beside: The entry of pmesh that it is compared with: the one whose handlers are of the same kind.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Entry:
     agents: int
     how: Mapping[str, str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    beside: str = "pmesh"
 
     @property
     def version(self) -> str:
@@ -85,6 +87,19 @@ THESPIAN_HOW = {
     "memory": "actors that have answered once",
 }
 
+PMESH_HOW = {
+    "tell": "`tell` from a task, which gives the loop a turn when the mailbox of 256 is full",
+    "ask": "`await ref.ask(item)`, with its timeout of 5 s",
+    "ask100": "100 client tasks",
+    "fan_in": "10 tasks that tell",
+    "ring": "each handler tells the next agent",
+    "threads": "`tell` from the thread into a mailbox of 256; one that is refused is tried again",
+    "spawn": "`await mesh.spawn(Class)`",
+    "memory": "agents of a class with one handler",
+}
+
+PLAIN = "pmesh-plain"
+
 ENTRIES = {
     entry.key: entry
     for entry in (
@@ -95,16 +110,16 @@ ENTRIES = {
             "pmesh",
             ONE_LOOP,
             10_000,
-            {
-                "tell": "`tell` from a task, which gives the loop a turn when the mailbox of 256 is full",
-                "ask": "`await ref.ask(item)`, with its timeout of 5 s",
-                "ask100": "100 client tasks",
-                "fan_in": "10 tasks that tell",
-                "ring": "each handler tells the next agent",
-                "threads": "`tell` from the thread into a mailbox of 256; one that is refused is tried again",
-                "spawn": "`await mesh.spawn(Class)`",
-                "memory": "agents of a class with one handler",
-            },
+            PMESH_HOW,
+        ),
+        Entry(
+            PLAIN,
+            "pmesh, plain handlers",
+            "peer_pmesh",
+            "pmesh",
+            f"{ONE_LOOP}; handlers are plain functions",
+            10_000,
+            PMESH_HOW,
         ),
         Entry(
             "asyncio",
@@ -150,6 +165,7 @@ ENTRIES = {
                 "spawn": "`Sink.start()`",
                 "memory": "a thread each",
             },
+            beside=PLAIN,
         ),
         Entry(
             "thespian-simple",
@@ -160,6 +176,7 @@ ENTRIES = {
             2_000,
             THESPIAN_HOW
             | {"threads": NotApplicable("its actors run in the main thread when that calls, without a loop")},
+            beside=PLAIN,
         ),
         Entry(
             "thespian-tcp",
@@ -170,6 +187,7 @@ ENTRIES = {
             20,
             THESPIAN_HOW | {"threads": OWN_PROCESSES},
             {"THESPIAN_BASE_IPADDR": "127.0.0.1"},
+            PLAIN,
         ),
         Entry("xoscar", "xoscar", "peer_xoscar", "xoscar", ONE_LOOP, 10_000, XOSCAR_HOW),
         Entry(

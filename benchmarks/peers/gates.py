@@ -46,7 +46,7 @@ AT_LEAST = {
 }
 
 AHEAD_OF = {("tell", "asyncio")} | {
-    ("ask", entry) for entry in ENTRIES if entry != OURS and ("ask", entry) not in AT_LEAST
+    ("ask", entry) for entry in ENTRIES if entry not in OURS and ("ask", entry) not in AT_LEAST
 }
 
 GATES = sorted(
@@ -64,12 +64,13 @@ def judge(comparison: Comparison) -> list[Judged]:
     return [
         judged(gate, comparison)
         for gate in GATES
-        if applicable(gate.entry, gate.subject) and {(gate.entry, gate.subject), (OURS, gate.subject)} <= pairs
+        if applicable(gate.entry, gate.subject)
+        and {(gate.entry, gate.subject), (ENTRIES[gate.entry].beside, gate.subject)} <= pairs
     ]
 
 
 def judged(gate: Gate, comparison: Comparison) -> Judged:
-    for entry, verdict in ((OURS, "MISSED"), (gate.entry, "NOT JUDGED")):
+    for entry, verdict in ((ENTRIES[gate.entry].beside, "MISSED"), (gate.entry, "NOT JUDGED")):
         failure = comparison.failures.get((entry, gate.subject))
         if failure is not None:
             return Judged(gate, verdict, f"{ENTRIES[entry].title}: {failure}")

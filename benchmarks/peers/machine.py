@@ -6,7 +6,7 @@ import asyncio
 import os
 import sysconfig
 
-from pmesh.load.environment import Environment, describe_environment
+from pmesh.environment import Environment, describe_environment
 
 
 def describe_machine() -> dict[str, str]:

@@ -8,9 +8,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
-from subjects import ASKERS, IN_FLIGHT, RING, SENDERS, Work, require_count
+from subjects import ASKERS, IN_FLIGHT, RING, SENDERS, Prepare, Work, require_count
 
 from pmesh import Agent, AgentRef, Coordinator, MailboxPolicy, handler
 
@@ -20,6 +21,14 @@ class Sink(Agent):
 
     @handler
     async def take(self, message: int) -> int:
+        return message
+
+
+class PlainSink(Agent):
+    mailbox = MailboxPolicy(capacity=IN_FLIGHT)
+
+    @handler
+    def take(self, message: int) -> int:
         return message
 
 
@@ -45,6 +54,14 @@ class Goal(Agent):
             self.reached.set()
 
 
+class PlainGoal(Goal):
+    @handler
+    def take(self, message: int) -> None:  # type: ignore[override]
+        self.left -= 1
+        if not self.left:
+            self.reached.set()
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     successor: AgentRef
@@ -65,6 +82,15 @@ class Hop(Agent):
             self.arrived.set()
 
 
+class PlainHop(Hop):
+    @handler
+    def take(self, hops: int) -> None:  # type: ignore[override]
+        if hops:
+            self.pass_on(hops - 1)
+        else:
+            self.arrived.set()
+
+
 async def tell_all(ref: AgentRef, count: int) -> None:
     tell = ref.tell
     item = 0
@@ -76,9 +102,9 @@ async def tell_all(ref: AgentRef, count: int) -> None:
 
 
 @asynccontextmanager
-async def tell() -> AsyncIterator[Work]:
+async def tell(goal: type[Goal]) -> AsyncIterator[Work]:
     async with Coordinator() as mesh:
-        sink = await mesh.spawn(Goal)
+        sink = await mesh.spawn(goal)
 
         async def work(count: int) -> float:
             reached = await sink.ask(float(count))
@@ -91,9 +117,9 @@ async def tell() -> AsyncIterator[Work]:
 
 
 @asynccontextmanager
-async def fan_in() -> AsyncIterator[Work]:
+async def fan_in(goal: type[Goal]) -> AsyncIterator[Work]:
     async with Coordinator() as mesh:
-        sink = await mesh.spawn(Goal)
+        sink = await mesh.spawn(goal)
 
         async def work(count: int) -> float:
             reached = await sink.ask(float(count))
@@ -106,9 +132,9 @@ async def fan_in() -> AsyncIterator[Work]:
 
 
 @asynccontextmanager
-async def ask() -> AsyncIterator[Work]:
+async def ask(sink_class: type[Agent]) -> AsyncIterator[Work]:
     async with Coordinator() as mesh:
-        sink = await mesh.spawn(Sink)
+        sink = await mesh.spawn(sink_class)
 
         async def work(count: int) -> float:
             start = perf_counter()
@@ -120,9 +146,9 @@ async def ask() -> AsyncIterator[Work]:
 
 
 @asynccontextmanager
-async def ask100() -> AsyncIterator[Work]:
+async def ask100(sink_class: type[Agent]) -> AsyncIterator[Work]:
     async with Coordinator() as mesh:
-        sink = await mesh.spawn(Sink)
+        sink = await mesh.spawn(sink_class)
 
         async def client(count: int) -> None:
             for item in range(count):
@@ -137,10 +163,10 @@ async def ask100() -> AsyncIterator[Work]:
 
 
 @asynccontextmanager
-async def ring() -> AsyncIterator[Work]:
+async def ring(hop: type[Hop]) -> AsyncIterator[Work]:
     async with Coordinator() as mesh:
         arrived = asyncio.Event()
-        refs = [await mesh.spawn(Hop) for _ in range(RING)]
+        refs = [await mesh.spawn(hop) for _ in range(RING)]
         for here, following in zip(refs, refs[1:] + refs[:1], strict=True):
             await here.ask(Link(following, arrived))
 
@@ -155,9 +181,9 @@ async def ring() -> AsyncIterator[Work]:
 
 
 @asynccontextmanager
-async def threads() -> AsyncIterator[Work]:
+async def threads(goal: type[Goal]) -> AsyncIterator[Work]:
     async with Coordinator() as mesh:
-        sink = await mesh.spawn(Goal)
+        sink = await mesh.spawn(goal)
 
         def tell_from_thread(count: int) -> None:
             tell = sink.tell
@@ -182,12 +208,12 @@ async def threads() -> AsyncIterator[Work]:
 
 
 @asynccontextmanager
-async def spawn() -> AsyncIterator[Work]:
+async def spawn(sink_class: type[Agent]) -> AsyncIterator[Work]:
     async def work(count: int) -> float:
         async with Coordinator() as mesh:
             start = perf_counter()
             for _ in range(count):
-                await mesh.spawn(Sink)
+                await mesh.spawn(sink_class)
             seconds = perf_counter() - start
             require_count(len(mesh.stats().agents), count, "agents")
             return seconds
@@ -196,26 +222,28 @@ async def spawn() -> AsyncIterator[Work]:
 
 
 @asynccontextmanager
-async def memory() -> AsyncIterator[Work]:
+async def memory(sink_class: type[Agent]) -> AsyncIterator[Work]:
     async with Coordinator() as mesh:
 
         async def work(count: int) -> float:
             for _ in range(count):
-                await mesh.spawn(Sink)
+                await mesh.spawn(sink_class)
             return 0.0
 
         yield work
 
 
-WORK = {
-    "pmesh": {
-        "tell": tell,
-        "ask": ask,
-        "ask100": ask100,
-        "fan_in": fan_in,
-        "ring": ring,
-        "threads": threads,
-        "spawn": spawn,
-        "memory": memory,
+def work_with(sink: type[Agent], goal: type[Goal], hop: type[Hop]) -> dict[str, Prepare]:
+    return {
+        "tell": partial(tell, goal),
+        "ask": partial(ask, sink),
+        "ask100": partial(ask100, sink),
+        "fan_in": partial(fan_in, goal),
+        "ring": partial(ring, hop),
+        "threads": partial(threads, goal),
+        "spawn": partial(spawn, sink),
+        "memory": partial(memory, sink),
     }
-}
+
+
+WORK = {"pmesh": work_with(Sink, Goal, Hop), "pmesh-plain": work_with(PlainSink, PlainGoal, PlainHop)}

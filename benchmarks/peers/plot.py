@@ -64,7 +64,7 @@ def drawing(comparison: Comparison, subjects: Sequence[Subject]) -> str:
         subject: [
             entry
             for entry in ENTRIES
-            if entry != OURS and applicable(entry, subject.key) and (entry, subject.key) in comparison.pairs()
+            if entry not in OURS and applicable(entry, subject.key) and (entry, subject.key) in comparison.pairs()
         ]
         for subject in subjects
     }
@@ -120,7 +120,7 @@ def row(comparison: Comparison, entry: str, subject: Subject, axis: Axis, y: flo
     found = comparison.ratio(entry, subject.key)
     if found is None:
         failed = (entry, subject.key) in comparison.failures
-        text = "failed" if failed else f"no figure of {OURS}"
+        text = "failed" if failed else "no figure of pmesh"
         return [f'<text class="dim halo" x="{LEFT}" y="{y + 4:g}">{text}</text>']
     return [
         *dot(found, axis, y),

@@ -44,13 +44,14 @@ def render(comparison: Comparison, gates: Sequence[Judged], plots: Mapping[str, 
     """The whole page; `plots` are the names of the files that it shows."""
     subjects = [subject for subject in SUBJECTS.values() if any(key == subject.key for _, key in comparison.pairs())]
     entries = [entry for entry in ENTRIES.values() if any(key == entry.key for key, _ in comparison.pairs())]
-    peers = [entry for entry in entries if entry.key != OURS]
+    peers = [entry for entry in entries if entry.key not in OURS]
     parts = [
         INTRODUCTION,
         *(f"![How many times as good pmesh is: {key}]({name})" for key, name in plots.items()),
         "## Ratios",
         "How many times as good pmesh is: the median, and under it the least and the greatest round. Below 1 the peer\n"
-        "is the better one.",
+        "is the better one. Pykka and Thespian, whose handlers are plain functions, stand beside pmesh with plain\n"
+        "handlers, all others beside pmesh with `async def` handlers.",
         table(
             ["", *(subject.title for subject in subjects)],
             ([entry.title, *(ratio_cell(comparison, entry, subject) for subject in subjects)] for entry in peers),

@@ -10,7 +10,7 @@ from typing import Any
 from entries import ENTRIES, NotApplicable
 from subjects import SUBJECTS
 
-OURS = "pmesh"
+OURS = frozenset(key for key, entry in ENTRIES.items() if entry.distribution == "pmesh")
 
 Pair = tuple[str, str]  # keys of an entry and a subject
 
@@ -53,9 +53,10 @@ class Comparison:
 
     def ratio(self, entry: str, subject: str) -> Ratio | None:
         """Over the rounds that both were measured in; above 1 where pmesh is the better one."""
-        if {(entry, subject), (OURS, subject)} & self.failures.keys():
+        beside = (ENTRIES[entry].beside, subject)
+        if {(entry, subject), beside} & self.failures.keys():
             return None
-        theirs, ours = self.values.get((entry, subject), {}), self.values.get((OURS, subject), {})
+        theirs, ours = self.values.get((entry, subject), {}), self.values.get(beside, {})
         if SUBJECTS[subject].less_is_better:
             ours, theirs = theirs, ours
         found = [ours[number] / theirs[number] for number in ours if number in theirs]

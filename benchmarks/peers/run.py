@@ -121,8 +121,8 @@ def choose(only: Sequence[str]) -> list[Pair]:
                 f" with a peer of {', '.join(ENTRIES)}, and a subject of {', '.join(SUBJECTS)}"
             )
         chosen.update(named)
-    subjects = {subject for _, subject in chosen}
-    return [pair for pair in possible if pair in chosen or (pair[0] == OURS and pair[1] in subjects)]
+    beside = {(ENTRIES[entry].beside, subject) for entry, subject in chosen}
+    return [pair for pair in possible if pair in chosen or pair in beside]
 
 
 def compare(
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None, measure: Measure = measure_in_c
         comparison = Comparison.from_document(json.loads(options.from_json.read_text()))
     else:
         # pmesh's own need not be installed to be measured: it may be built in place.
-        versions = {key: entry.version for key, entry in ENTRIES.items()} | {OURS: pmesh.__version__}
+        versions = {key: entry.version for key, entry in ENTRIES.items()} | dict.fromkeys(OURS, pmesh.__version__)
         rounds = options.rounds or (1 if options.quick else 5)
         comparison = Comparison(f"python benchmarks/peers/run.py --rounds {rounds}", describe_machine(), versions)
         try:
@@ -253,7 +253,7 @@ def conclude(comparison: Comparison) -> int:
         print(result)
     missed = [result for result in results if result.verdict == "MISSED"]
     unjudged = [result for result in results if result.verdict == "NOT JUDGED"]
-    failed = [pair for pair in comparison.failures if pair[0] == OURS]
+    failed = [pair for pair in comparison.failures if pair[0] in OURS]
     print(f"{len(results)} ratios, {len(missed)} missed, {len(unjudged)} not judged")
     return 1 if missed or failed else 0
 

@@ -33,7 +33,7 @@ def shown(project: Project) -> Project:
 
 
 def test_its_tests_pass_as_they_stand(shown: Project) -> None:
-    result = shown.run("--strict-markers", "-W", "error")
+    result = shown.run("--strict-markers")
     outcomes = result.parseoutcomes()
     assert set(outcomes) == {"passed"}
     assert outcomes["passed"] == PAGE.count("\ndef test_")

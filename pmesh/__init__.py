@@ -49,6 +49,7 @@ __all__ = [
     "HandlerDefinitionError",
     "IllegalTransition",
     "InvalidArgument",
+    "InvalidStash",
     "InvalidType",
     "LatencyRecorder",
     "MailboxFull",
@@ -60,9 +61,11 @@ __all__ = [
     "Request",
     "Send",
     "StartFailed",
+    "StashFull",
     "State",
     "Stats",
     "StopReason",
+    "Timers",
     "UnhandledMessage",
     "UnknownAgent",
     "UsedAfterFork",
@@ -72,7 +75,7 @@ __all__ = [
 
 if _TYPE_CHECKING:
     from pmesh import load as load
-    from pmesh._core import BUILD_INFO, AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send
+    from pmesh._core import BUILD_INFO, AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send, Timers
     from pmesh.agent import Agent, AgentContext, MailboxPolicy, Overflow, Request, handler
     from pmesh.coordinator import Coordinator
     from pmesh.deadletters import DeadLetter, DeadLetterKind, DeadLetters
@@ -85,11 +88,13 @@ if _TYPE_CHECKING:
         HandlerDefinitionError,
         IllegalTransition,
         InvalidArgument,
+        InvalidStash,
         InvalidType,
         MailboxFull,
         NameInUse,
         PmeshError,
         StartFailed,
+        StashFull,
         UnhandledMessage,
         UnknownAgent,
         UsedAfterFork,

@@ -9,6 +9,8 @@ message are Python, in the modules above. The textual parts, in reading order:
 - `_core_mailbox.pxi`   Message, Counters, Mailbox: the queue, its policies and its account
 - `_core_slot.pxi`      HandlerTable, Scope, Slot, Cell: what a handler runs in
 - `_core_dispatch.pxi`  Dispatcher: the run queue of one event loop, wake-ups, timers, the window
+- `_core_timers.pxi`    Timer, Timers: messages that an agent sends itself, later
+- `_core_kit.pxi`       Kit: timers, stash and behaviour of one instance of an agent
 - `_core_ref.pxi`       AgentRef, Send, Ask: what senders hold
 
 Threads: a mailbox is locked by its own critical section, which is free of cost where there is a GIL.
@@ -34,8 +36,10 @@ from pmesh.errors import (
     AskTimeout,
     HandlerCancelled,
     InvalidArgument,
+    InvalidStash,
     InvalidType,
     MailboxFull,
+    StashFull,
     UnhandledMessage,
     UsedAfterFork,
     WrongLoop,
@@ -164,13 +168,18 @@ include "_core_recorder.pxi"
 include "_core_mailbox.pxi"
 include "_core_slot.pxi"
 include "_core_dispatch.pxi"
+include "_core_timers.pxi"
+include "_core_kit.pxi"
 include "_core_ref.pxi"
 
 
 def live_objects():
     """How many objects of each class of this extension are alive, by name; for leak tests, and slow."""
     cdef dict counts = {}
-    for kind in (AgentRef, Ask, Cell, Dispatcher, HandlerTable, Mailbox, Message, Meter, Scope, Send, Slot, Waiter):
+    for kind in (
+        AgentRef, Ask, Cell, Dispatcher, HandlerTable, Kit, Mailbox, Message, Meter, Scope, Send, Slot, Timer, Timers,
+        Waiter,
+    ):
         counts[kind] = 0
     for thing in gc.get_objects():
         kind = type(thing)

@@ -157,7 +157,9 @@ cdef class HandlerTable:
         return self.search(type(payload))
 
     cdef Handler search(self, object payload_type):
-        cdef object found = self.cache.get(payload_type, self)
+        # Resolving runs code of the payload's class, by which an agent may become another: then this goes on living.
+        cdef HandlerTable held = self
+        cdef object found = held.cache.get(payload_type, self)
         cdef object before_type, before
         # What nothing handled is asked for again: it may have been registered with an abstract base since.
         if found is self or found is None:
@@ -296,6 +298,7 @@ cdef class Slot:
     cdef Slot next_free               # list of free slots, owned by the cell
     cdef Slot next_slot               # list of all slots, owned by the cell
     cdef int64_t started_ns
+    cdef int64_t number               # of the suspension of the handler that runs here; rises in order of start
     cdef uint8_t state
     cdef bint has_yielded
     cdef bint in_place                # the dispatcher steps a handler here right now
@@ -575,7 +578,8 @@ cdef class Cell(Mailbox):
     cdef readonly AgentRef ref
     cdef public object agent          # the instance; None for a function agent and after the end
     cdef public object life           # the coordinator's record of this agent
-    cdef HandlerTable table
+    cdef HandlerTable table           # changed in the loop only, under the lock
+    cdef Kit kit                      # timers and stash of the instance; None while it uses neither
     cdef readonly Dispatcher dispatcher
     cdef Meter meter
     cdef Slot free_slots
@@ -586,6 +590,8 @@ cdef class Cell(Mailbox):
     cdef bint scheduled               # in the run queue, or being run
     cdef bint paused                  # takes mail but handles none: starting or suspended
     cdef bint watched                 # tell the coordinator when nothing is pending
+    cdef uint8_t has_control          # the table's, where senders in any thread may look
+    cdef uint8_t retired              # its end has begun: no timers, and no stash
 
     def __init__(self, policy not None, Dispatcher dispatcher not None, HandlerTable table not None, str name not None,
                  agent, Meter meter not None, *, int concurrency=1):
@@ -595,6 +601,7 @@ cdef class Cell(Mailbox):
         self.measure = policy.size
         self.dispatcher = dispatcher
         self.table = table
+        self.has_control = table.has_control
         self.name = name
         self.agent = agent
         self.meter = meter
@@ -713,6 +720,64 @@ cdef class Cell(Mailbox):
         self.occupy(slot)
         return 0
 
+    # Timers, stash and behaviour of the instance; see Kit.
+
+    cdef HandlerTable current_table(self):
+        """From any thread."""
+        cdef HandlerTable table
+        with cython.critical_section(self):
+            table = self.table
+        return table
+
+    cdef int set_table(self, HandlerTable table) except -1:
+        cdef HandlerTable before     # let go of outside the lock
+        with cython.critical_section(self):
+            before = self.table
+            self.table = table
+            self.has_control = table.has_control
+        return 0
+
+    cdef int return_mail(self, list messages) except -1:
+        """Messages in hand wait again, ahead of newer mail."""
+        self.return_first(messages)
+        if self.becomes_ready():
+            self.dispatcher.push(self)
+        return 0
+
+    def kit_of(self, context not None):
+        """The `Kit` of the instance whose `AgentContext` this is; one without use when that is over."""
+        cdef Kit kit = self.kit
+        if kit is None or kit.context is not context:
+            kit = Kit.__new__(Kit)
+            kit.cell = self
+            kit.context = context
+            if self.retired or self.agent is None or self.agent.context is not context:
+                kit.over = True
+            else:
+                self.kit = kit
+        return kit
+
+    def end_instance(self):
+        """Undo what the instance set up: timers, stash (its mail waits again) and behaviour. For a restart, too."""
+        if self.kit is not None:
+            self.kit.end()
+
+    # Mail of the runtime's own.
+
+    def notify(self, payload, *, bint control=False):
+        """Put mail of the runtime's own into the mailbox, in the loop; only a closed one refuses it.
+
+        It is in the account as any mail is, takes no place of the capacity, and is not displaced. What bounds it
+        is the number of those who may send it. Returns the `Message` for `withdraw`, or None when it was refused.
+        """
+        cdef Message message = new_message(payload)
+        message._lane = LANE_CONTROL if control else LANE_NORMAL
+        return message if self.dispatcher.notify(self, message) else None
+
+    def withdraw(self, Message message not None):
+        """Take back what `notify` sent, as if it had never been: True unless it was taken or discarded before."""
+        return self.withdraw_message(message)
+
     # For the coordinator, in its loop, once or twice in the life of an agent.
 
     def resume(self):
@@ -743,6 +808,8 @@ cdef class Cell(Mailbox):
         if self.normal_size + self.control_size + self.in_hand == 0:
             self.watched = False
             self.life.on_quiet()
+        elif self.kit is not None:
+            self.kit.tell_what_is_left()
 
     def cancel_handlers(self):
         """Cancel the Task of each slot whose handler is suspended; returns how many."""

@@ -50,6 +50,15 @@ class Life(Lifecycle):
         if self.quiet is not None and not self.quiet.done():
             self.quiet.set_result(None)
 
+    def on_stash_left(self, count: int) -> None:
+        """The core calls this when somebody waits for quiet, and what is left is what the agent has stashed."""
+        logger.warning(
+            "agent %r: nothing is left to handle but %d stashed messages; unless it un-stashes them"
+            " they become dead letters when the time for draining is over",
+            self.name,
+            count,
+        )
+
 
 class Kind:
     """What the agents of one factory have in common in one coordinator."""

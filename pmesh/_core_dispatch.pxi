@@ -789,9 +789,12 @@ cdef class Dispatcher:
         return answer
 
     cdef int check_quiet(self, Cell cell) except -1:
-        if cell.watched and cell.normal_size + cell.control_size + cell.in_hand == 0:
-            cell.watched = False
-            self.call(cell.life.on_quiet, ())
+        if cell.watched:
+            if cell.normal_size + cell.control_size + cell.in_hand == 0:
+                cell.watched = False
+                self.call(cell.life.on_quiet, ())
+            elif cell.kit is not None:
+                cell.kit.tell_what_is_left()
         return 0
 
     # Accepted messages that no handler sees: each is counted, its asker told, and a dead letter made.
@@ -847,8 +850,7 @@ cdef class Dispatcher:
     def discard(self, Cell cell not None):
         """Dead-letter all that waits for a stopped agent, and refuse senders that wait for room."""
         cdef Message message, following
-        cell.retired = True
-        cell.end_instance()
+        cell.retire()
         message = cell.discard_all()
         while message is not None:
             following = message.next

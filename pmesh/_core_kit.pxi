@@ -103,8 +103,7 @@ cdef class Kit:
             return False
         message.mark = MARK_STASHED
         self.kept += 1
-        if self.cell.watched:
-            self.tell_what_is_left()
+        self.cell.dispatcher.check_quiet(self.cell)
         return True
 
     cdef int forget(self, Message message) except -1:

@@ -762,6 +762,13 @@ cdef class Cell(Mailbox):
         if self.kit is not None:
             self.kit.end()
 
+    cdef int retire(self) except -1:
+        """The end of the agent begins."""
+        self.retired = True
+        self.end_instance()
+        self.kit = None
+        return 0
+
     # Mail of the runtime's own.
 
     def notify(self, payload, *, bint control=False):
@@ -776,7 +783,13 @@ cdef class Cell(Mailbox):
 
     def withdraw(self, Message message not None):
         """Take back what `notify` sent, as if it had never been: True unless it was taken or discarded before."""
-        return self.withdraw_message(message)
+        return self.take_back(message)
+
+    cdef bint take_back(self, Message message) except -1:
+        if not self.withdraw_message(message):
+            return False
+        self.dispatcher.check_quiet(self)
+        return True
 
     # For the coordinator, in its loop, once or twice in the life of an agent.
 
@@ -850,6 +863,7 @@ cdef class Cell(Mailbox):
         cdef Slot slot = self.all_slots
         cdef Slot following
         self.paused = True
+        self.retire()
         while slot is not None:
             following = slot.next_slot
             slot.end()

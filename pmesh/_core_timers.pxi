@@ -164,11 +164,9 @@ cdef class Timers:
             key = timer
             self.timers[timer] = timer
         else:
+            check_key(key)
             timer.key = key
-            try:
-                other = self.timers.setdefault(key, timer)
-            except TypeError:
-                raise unhashable(key) from None
+            other = self.timers.setdefault(key, timer)
             if other is not timer:
                 self.timers[key] = timer
                 self.stop(other)
@@ -183,10 +181,8 @@ cdef class Timers:
         """End the timer with this key; True when there was one. No message of it arrives any more."""
         cdef Timer timer
         self.check_here("cancel")
-        try:
-            timer = self.timers.pop(key, None)
-        except TypeError:
-            raise unhashable(key) from None
+        check_key(key)
+        timer = self.timers.pop(key, None)
         if timer is None:
             return False
         self.stop(timer)
@@ -209,12 +205,13 @@ cdef class Timers:
             following = message.next
             message.next = None
             message = following
+        self.dispatcher.check_quiet(self.cell)
         return len(timers)
 
     cdef int stop(self, Timer timer) except -1:
         """End a timer that is not in the dictionary any more."""
         if timer.message is not None and timer.message.mark & MARK_TIMER:
-            self.cell.withdraw_message(timer.message)
+            self.cell.take_back(timer.message)
         return timer.end()
 
     cdef int forget(self, Timer timer) except -1:
@@ -227,10 +224,8 @@ cdef class Timers:
     def is_active(self, key):
         """Whether a timer has this key, and is still to come or repeats."""
         self.check_here("is_active")
-        try:
-            return key in self.timers
-        except TypeError:
-            raise unhashable(key) from None
+        check_key(key)
+        return key in self.timers
 
     def keys(self):
         """The keys of all active timers, a tuple in the order in which they were first set."""
@@ -263,5 +258,11 @@ cdef class Timers:
         return f"<Timers of {self.cell.name!r}: {len(self.timers)} active>"
 
 
-cdef object unhashable(object key):
-    return InvalidType(f"key is a {type_name(key)}, which has no hash; it must be hashable, such as a str")
+cdef int check_key(object key) except -1:
+    try:
+        hash(key)
+    except TypeError:
+        raise InvalidType(
+            f"key is a {type_name(key)}, which has no hash; it must be hashable, such as a str"
+        ) from None
+    return 0

@@ -209,43 +209,38 @@ class TimersMachine(RuleBasedStateMachine):
             for key in list(self.model.timers):
                 self.revoke(key)
 
-    @rule(turns=st.integers(0, 3), data=st.data())
-    def cancel_in_the_turn_in_which_it_fires(self, turns: int, data: st.DataObject) -> None:
-        """It has arrived, or never does; which of the two depends on the turn."""
-        key = data.draw(st.sampled_from([*self.model.timers, "a"]))
-        if key not in self.model.timers:
-            return
-        timer = self.model.timers[key]
-        late_ns = max(timer.due_ns - self.loop.clock.now_ns(), 0) if timer.due_ns < 2**62 else 0
-        arrived = []
+    @rule(
+        key=KEYS,
+        urgent=st.booleans(),
+        delay=DELAYS,
+        interval=st.sampled_from([0, 1, 7]),
+        early_ns=st.sampled_from([-1, 0, 1]),
+        turns=st.integers(0, 4),
+    )
+    def cancel_when_it_is_due(
+        self, key: str, urgent: bool, delay: int, interval: int, early_ns: int, turns: int
+    ) -> None:
+        """It has arrived, or it never does; which of the two depends on the turn of the loop."""
+        self.do(self.timers.cancel_all)
+        for other in list(self.model.timers):
+            self.revoke(other)
+        payload = self.payload(urgent)
 
         async def cancel() -> None:
-            self.loop.advance(late_ns / 1e9)
+            if interval:
+                self.timers.every(interval / 1000, payload, key=key, initial=delay / 1000)
+            else:
+                self.timers.after(delay / 1000, payload, key=key)
+            self.loop.advance((delay * MS_NS - early_ns) / 1e9)
             for _ in range(turns):
                 await asyncio.sleep(0)
-            arrived.append(timer.payload in self.agent.handled)
-            cancelled = self.timers.cancel(key)
-            assert cancelled or arrived[0]
-            self.agent.revoked.add(timer.payload)
+            assert self.timers.cancel(key) or payload in self.agent.handled
+            self.agent.revoked.add(payload)
 
-        before = len(self.agent.handled)
         self.do(cancel)
         self.settle()
-        # All others that were due have fired, late, as the model says of them.
-        handled = [payload for payload in self.agent.handled[before:] if payload != timer.payload]
-        self.model.timers.pop(key)
-        expected = len(self.model.handled)
-        others = {payload for payload in handled}
-        self.model.be_late(self.loop.clock.now_ns())
-        self.model.handled[expected:] = sorted(handled) if set(self.model.handled[expected:]) == others else [-1]
-        self.model.handled.extend([timer.payload] * self.agent.handled[before:].count(timer.payload))
-        self.forget_times()
-
-    def forget_times(self) -> None:
-        """After an imprecise rule: which time each repeated timer goes on from is the core's to say."""
-        for key in list(self.model.timers):
-            self.do(lambda key=key: self.timers.cancel(key))
-            self.revoke(key)
+        self.wait(interval)
+        self.model.handled.extend([payload] * self.agent.handled.count(payload))
         self.model.missed = self.timers.missed
 
     @rule(milliseconds=st.integers(0, 60))

@@ -982,3 +982,41 @@ def test_a_mesh_that_was_never_left_is_collected_with_its_timers() -> None:
         assert collected(*abandoned())
     finally:
         logging.getLogger("asyncio").disabled = False
+
+
+@pytest.mark.parametrize("delay", ["1000.0", "1000.0 - number % 7"], ids=["in order", "out of order"])
+def test_very_many_timers_of_a_mesh_that_was_never_left_are_freed_without_a_crash(
+    python: Callable[[str], str], delay: str
+) -> None:
+    assert python(
+        f"""
+        import asyncio, gc, threading
+        from pmesh import Agent, Coordinator
+        from pmesh._core import cell_of, live_objects
+
+        class Idle(Agent):
+            def receive(self, payload): ...
+
+        async def main():
+            mesh = Coordinator()
+            await mesh.__aenter__()
+            timers = cell_of(await mesh.spawn(Idle)).agent.context.timers
+            for number in range(200_000):
+                timers.after({delay}, number)
+
+        def run():
+            loop = asyncio.new_event_loop()
+            loop.set_exception_handler(lambda loop, context: None)
+            loop.run_until_complete(main())
+            loop.close()
+            del loop
+            for _ in range(3):
+                gc.collect()
+            print(live_objects()["Timer"], live_objects()["Waiter"])
+
+        threading.stack_size(256 * 1024)  # so that freeing one inside the other would be seen
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        """
+    ).split() == ["0", "0"]

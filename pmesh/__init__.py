@@ -54,6 +54,7 @@ __all__ = [
     "HandlerDefinitionError",
     "IllegalTransition",
     "InvalidArgument",
+    "InvalidStash",
     "InvalidType",
     "LatencyRecorder",
     "MailboxFull",
@@ -68,6 +69,7 @@ __all__ = [
     "Stall",
     "Stalls",
     "StartFailed",
+    "StashFull",
     "State",
     "Stats",
     "StopReason",
@@ -75,6 +77,7 @@ __all__ = [
     "SupervisionPolicy",
     "Supervisor",
     "Terminated",
+    "Timers",
     "TooManyRestarts",
     "UnhandledMessage",
     "UnknownAgent",
@@ -86,7 +89,7 @@ __all__ = [
 if _TYPE_CHECKING:
     from pmesh import debug as debug
     from pmesh import load as load
-    from pmesh._core import BUILD_INFO, AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send
+    from pmesh._core import BUILD_INFO, AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send, Timers
     from pmesh.agent import Agent, AgentContext, MailboxPolicy, Overflow, Request, handler
     from pmesh.coordinator import Coordinator
     from pmesh.deadletters import DeadLetter, DeadLetterKind, DeadLetters
@@ -100,11 +103,13 @@ if _TYPE_CHECKING:
         HandlerDefinitionError,
         IllegalTransition,
         InvalidArgument,
+        InvalidStash,
         InvalidType,
         MailboxFull,
         NameInUse,
         PmeshError,
         StartFailed,
+        StashFull,
         TooManyRestarts,
         UnhandledMessage,
         UnknownAgent,

@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import types
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable, Iterator, Mapping
 from typing import (
     Any,
     ClassVar,
@@ -20,9 +20,10 @@ from typing import (
 
 from typing_extensions import disjoint_base
 
-from pmesh.agent import MailboxPolicy, Request
+from pmesh.agent import AgentContext, MailboxPolicy, Request
 
 _Answer = TypeVar("_Answer")
+_Key = TypeVar("_Key", bound=Hashable)
 _Lane = Literal["normal", "control"]
 _Offer = Literal["accepted", "full", "closed", "too_large", "dropped", "overflow"]
 _Awaited = Literal["end", "answer", "room", "place"]
@@ -262,6 +263,8 @@ class Cell(Mailbox):
     def in_hand_now(self) -> list[InHand]: ...
     def lanes(self) -> dict[_Lane, int]: ...
     def room_waits(self) -> tuple[int, int] | None: ...
+    def kit_of(self, context: AgentContext) -> Kit: ...
+    def end_instance(self) -> None: ...
     def resume(self) -> None: ...
     def pause(self) -> None: ...
     def run_hook(self, function: Callable[..., object], *args: object) -> Waiter | None: ...
@@ -286,6 +289,9 @@ class Clock:
 
 @final
 class WaiterQueue: ...
+
+@final
+class TimeoutLine: ...
 
 @final
 class Waiter:
@@ -344,6 +350,56 @@ class Dispatcher:
     def step_in_hand(self) -> tuple[int, InHand] | None: ...
     def window_waits(self) -> tuple[int, int] | None: ...
     def scope(self) -> tuple[AgentRef, Message | None] | None: ...
+
+@final
+class Timer:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...  # refuses; made by the core only
+
+@final
+class Timers:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...  # refuses; made by the core only
+    @overload
+    def after(self, seconds: float, payload: object, *, key: None = None) -> Timer: ...
+    @overload
+    def after(self, seconds: float, payload: object, *, key: _Key) -> _Key: ...
+    @overload
+    def every(
+        self,
+        seconds: float,
+        payload: object,
+        *,
+        key: None = None,
+        fixed_rate: bool = False,
+        initial: float | None = None,
+    ) -> Timer: ...
+    @overload
+    def every(
+        self,
+        seconds: float,
+        payload: object,
+        *,
+        key: _Key,
+        fixed_rate: bool = False,
+        initial: float | None = None,
+    ) -> _Key: ...
+    def cancel(self, key: Hashable) -> bool: ...
+    def cancel_all(self) -> int: ...
+    def is_active(self, key: Hashable) -> bool: ...
+    def keys(self) -> tuple[Hashable, ...]: ...
+    @property
+    def missed(self) -> int: ...
+    def __len__(self) -> int: ...
+
+@final
+class Kit:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...  # refuses; made by the core only
+    @property
+    def timers(self) -> Timers: ...
+    @property
+    def depth(self) -> int: ...
+    def stash(self) -> None: ...
+    def unstash_all(self) -> int: ...
+    def become(self, table: HandlerTable | None) -> None: ...
 
 @final
 class Send(Coroutine[Any, Any, None]):

@@ -10,6 +10,8 @@ message are Python, in the modules above. The textual parts, in reading order:
 - `_core_adaptive.pxi`  Throttle: how much may wait in a mailbox that bounds its queue time
 - `_core_slot.pxi`      HandlerTable, Scope, Slot, Cell: what a handler runs in
 - `_core_dispatch.pxi`  Dispatcher: the run queue of one event loop, wake-ups, timers, the window
+- `_core_timers.pxi`    Timer, Timers: messages that an agent sends itself, later
+- `_core_kit.pxi`       Kit: timers, stash and behaviour of one instance of an agent
 - `_core_ref.pxi`       AgentRef, Send, Ask: what senders hold
 - `_core_stuck.pxi`     InHand; asks that would wait on themselves, and handlers that wait for too long
 
@@ -37,8 +39,10 @@ from pmesh.errors import (
     AskTimeout,
     HandlerCancelled,
     InvalidArgument,
+    InvalidStash,
     InvalidType,
     MailboxFull,
+    StashFull,
     UnhandledMessage,
     UsedAfterFork,
     WrongLoop,
@@ -168,6 +172,8 @@ include "_core_mailbox.pxi"
 include "_core_adaptive.pxi"
 include "_core_slot.pxi"
 include "_core_dispatch.pxi"
+include "_core_timers.pxi"
+include "_core_kit.pxi"
 include "_core_ref.pxi"
 include "_core_stuck.pxi"
 
@@ -175,7 +181,10 @@ include "_core_stuck.pxi"
 def live_objects():
     """How many objects of each class of this extension are alive, by name; for leak tests, and slow."""
     cdef dict counts = {}
-    for kind in (AgentRef, Ask, Cell, Dispatcher, HandlerTable, Mailbox, Message, Meter, Scope, Send, Slot, Waiter):
+    for kind in (
+        AgentRef, Ask, Cell, Dispatcher, HandlerTable, Kit, Mailbox, Message, Meter, Scope, Send, Slot, Timer, Timers,
+        Waiter,
+    ):
         counts[kind] = 0
     for thing in gc.get_objects():
         kind = type(thing)

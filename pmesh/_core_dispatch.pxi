@@ -6,6 +6,7 @@ cdef enum:
     WAITER_TIMED_OUT = 2
     WAITER_STOPPED = 3     # the agent stopped meanwhile
     WAITER_CANCELLED = 4
+    WAITER_TIMER = 5       # no Task waits: it is the place of an agent's Timer, its `callback`, among the timeouts
 
 # What a Waiter waits for.
 cdef enum:
@@ -253,6 +254,45 @@ cdef class WaiterQueue:
 
 
 @cython.final
+cdef class TimeoutLine:
+    """Timeouts that were set in the order of their deadlines: to set or to clear one costs no comparisons."""
+
+    cdef Waiter first
+    cdef Waiter last
+    cdef Py_ssize_t length
+
+    cdef inline bint append(self, Waiter waiter) except -1:
+        """False when `waiter` is due before the last one, and so belongs elsewhere."""
+        cdef Waiter last = self.last
+        if last is None:
+            self.first = waiter
+        elif last.deadline_ns <= waiter.deadline_ns:
+            last.later = waiter
+            waiter.earlier = last
+        else:
+            return False
+        self.last = waiter
+        self.length += 1
+        waiter.in_line = True
+        return True
+
+    cdef inline int remove(self, Waiter waiter) except -1:
+        cdef Waiter other = waiter.later
+        if other is None:
+            self.last = waiter.earlier
+        else:
+            other.earlier = waiter.earlier
+        if waiter.earlier is None:
+            self.first = other
+        else:
+            waiter.earlier.later = other
+        waiter.earlier = waiter.later = None
+        waiter.in_line = False
+        self.length -= 1
+        return 0
+
+
+@cython.final
 cdef class Dispatcher:
     """Serves all agents of one event loop from one run queue, a slice of time at a turn of the loop."""
 
@@ -279,10 +319,9 @@ cdef class Dispatcher:
     cdef WaiterQueue wakes            # those whose Tasks are to be resumed
     cdef object calls                 # deque of (function, args) to be called in the loop
     cdef bint has_calls               # it is not empty; to ask the deque costs ten times as much
-    cdef Waiter line_first            # timeouts that were set in the order of their deadlines
-    cdef Waiter line_last
-    cdef Py_ssize_t line_length
-    cdef list timers                  # the other ones: a heap of Waiter by deadline_ns
+    cdef TimeoutLine line             # timeouts of asks and sends
+    cdef TimeoutLine timer_line       # those of agents' timers, which may be long and must not stand in the way
+    cdef list timers                  # those that came out of order: a heap of Waiter by deadline_ns
     cdef object timer                 # the loop's TimerHandle
     cdef int64_t timer_ns             # when it fires; 0 when none is set
     cdef object chooser               # picks among ready agents; None for first come, first served
@@ -302,6 +341,7 @@ cdef class Dispatcher:
     cdef object stall_timer           # the loop's TimerHandle
     cdef int64_t stall_ns             # how long a handler may wait unreported; 0 for any time
     cdef int64_t steps                # begun; tells one step of a handler from the next
+    cdef int64_t suspensions          # handlers that suspended so far
     cdef bint now_is_fresh            # nothing but dispatch happened since now_ns was read
     cdef bint drain_scheduled         # drain is going to run, or runs
     cdef bint draining                # drain runs, so the loop does too
@@ -334,6 +374,8 @@ cdef class Dispatcher:
         self.thread_id = PyThread_get_thread_ident()
         self.wakes = WaiterQueue()
         self.calls = collections.deque()
+        self.line = TimeoutLine()
+        self.timer_line = TimeoutLine()
         self.timers = []
         self.window_waiters = WaiterQueue()
         self.window = window
@@ -572,6 +614,8 @@ cdef class Dispatcher:
                     self.grant_room(cell)
                 left -= 1
                 self.budget -= 1
+                if message.mark:
+                    self.unwrap(message)
                 suspended = self.step(cell, slot, message)
                 if suspended or cell.paused or slot.swallow_cancel:
                     break
@@ -681,6 +725,8 @@ cdef class Dispatcher:
         self.stepping = None
         slot.in_place = False
         if status:
+            self.suspensions += 1
+            slot.number = self.suspensions
             if message.windowed:
                 self.leave_window(message)
             return True
@@ -698,6 +744,8 @@ cdef class Dispatcher:
                     int64_t started_ns, int64_t now_ns) except -1:
         """Record, count and answer a message whose handler is over."""
         cdef Waiter reply
+        if message.mark and self.stash(cell, message, error):
+            return 0
         if self.records:
             cell.meter.add_times(started_ns - message.accepted_ns, now_ns - started_ns)
             if message.intended_ns:
@@ -723,6 +771,35 @@ cdef class Dispatcher:
                 self.report("reporting a failed handler", raised)
         return 0
 
+    cdef int unwrap(self, Message message) except -1:
+        """A timer's message was taken: from here on it is like any other, and cannot be withdrawn."""
+        cdef Timer timer = <Timer>message.payload
+        message.mark = 0
+        try:
+            timer.arrive(message)
+        except Exception as raised:
+            self.report("forgetting a timer whose message has arrived", raised)
+        return 0
+
+    cdef bint stash(self, Cell cell, Message message, object error) except -1:
+        """At the end of a handler that called `context.stash()`: whether its message is kept and not finished."""
+        cdef Kit kit = cell.kit
+        if error is not None:
+            message.mark = 0
+            if kit is not None:
+                kit.forget(message)
+            return False
+        if message.windowed:
+            self.leave_window(message)
+        if cell.retired:
+            message.mark = 0
+            cell.count_end(END_DEAD)
+            self.bury_stopped(cell, message)
+        elif kit is None or not kit.keep(message):
+            # The instance that wanted it stashed was replaced meanwhile.
+            cell.return_mail([message])
+        return True
+
     cdef int report(self, str doing, object error) except -1:
         """Tell the loop of an error in what the coordinator does about a message; the message is over."""
         self.loop.call_exception_handler({"message": f"pmesh: {doing} failed", "exception": error})
@@ -746,12 +823,16 @@ cdef class Dispatcher:
         return answer
 
     cdef int check_quiet(self, Cell cell) except -1:
-        if cell.watched & WATCH_IDLE and cell.in_hand == 0:
+        cdef Py_ssize_t kept = 0 if cell.kit is None else cell.kit.kept
+        if cell.watched & WATCH_IDLE and cell.in_hand == kept:
             cell.watched &= ~WATCH_IDLE
             self.call(cell.life.on_idle, ())
-        if cell.watched & WATCH_QUIET and cell.normal_size + cell.control_size + cell.in_hand == 0:
-            cell.watched &= ~WATCH_QUIET
-            self.call(cell.life.on_quiet, ())
+        if cell.watched & WATCH_QUIET:
+            if cell.normal_size + cell.control_size + cell.in_hand == 0:
+                cell.watched &= ~WATCH_QUIET
+                self.call(cell.life.on_quiet, ())
+            elif kept:
+                cell.kit.tell_what_is_left()
         return 0
 
     # Accepted messages that no handler sees: each is counted, its asker told, and a dead letter made.
@@ -806,16 +887,21 @@ cdef class Dispatcher:
 
     def discard(self, Cell cell not None):
         """Dead-letter all that waits for a stopped agent, and refuse senders that wait for room."""
-        cdef Message message = cell.discard_all()
-        cdef Message following
+        cdef Message message, following
+        cell.retire()
+        message = cell.discard_all()
         while message is not None:
             following = message.next
             message.next = None
-            self.bury(cell, message, "stopped", AgentStopped(
-                f"agent {cell.name!r} stopped before it handled {type_name(message.payload)}"
-            ) if message.reply is not None else None)
+            self.bury_stopped(cell, message)
             message = following
         self.refuse_waiters(cell)
+
+    cdef int bury_stopped(self, Cell cell, Message message) except -1:
+        self.bury(cell, message, "stopped", AgentStopped(
+            f"agent {cell.name!r} stopped before it handled {type_name(message.payload)}"
+        ) if message.reply is not None else None)
+        return 0
 
     def refuse_waiters(self, Cell cell not None, bint outside_only=False):
         """Let senders that wait to send to `cell` (of them those outside handlers) fail with `AgentStopped`."""
@@ -980,7 +1066,7 @@ cdef class Dispatcher:
         if running is not self.loop:
             raise WrongLoop(
                 f"{method}() belongs to the coordinator's event loop, but "
-                + ("no event loop runs in this thread" if running is None else "was awaited in another one")
+                + ("no event loop runs in this thread" if running is None else "was used in another one")
                 + "; use tell() from other threads, or asyncio.run_coroutine_threadsafe"
             )
         return 0
@@ -988,8 +1074,8 @@ cdef class Dispatcher:
     cdef int prepare(self, Cell cell, Message message, Scope scope) except -1:
         """Lane, size and sender of a message, before any lock: this may run the user's code."""
         cdef Handler handler
-        if cell.table.has_control:
-            handler = cell.table.lookup(message.payload)
+        if cell.has_control:
+            handler = cell.current_table().lookup(message.payload)
             if handler is not None:
                 message._lane = handler._lane
         if cell.max_bytes >= 0:
@@ -1035,6 +1121,17 @@ cdef class Dispatcher:
             cell.tell_heir()
         return message.outcome == OFFER_ACCEPTED
 
+    cdef bint notify(self, Cell cell, Message message) except -1:
+        """Put mail of the runtime's own, in the loop: True unless the mailbox is closed."""
+        message.accepted_ns = self.clock.now()
+        cell.put_extra(message)
+        if message.outcome == OFFER_CLOSED:
+            cell.tell_heir()
+            return False
+        if cell.becomes_ready():
+            self.push(cell)
+        return True
+
     # Waiting senders.
 
     cdef int grant_room(self, Cell cell) except -1:
@@ -1065,9 +1162,9 @@ cdef class Dispatcher:
             waiter.conclude(WAITER_DONE)
         return 0
 
-    # Timeouts of asks and sends, swept by one timer of the loop. Most have the same length, so their
-    # deadlines come in order and stand in a line, which costs no comparisons; one that is due before the
-    # end of the line goes into a binary heap. Each waiter knows its place, and an answer takes it out.
+    # Timeouts of asks and sends, and agents' timers, swept by one timer of the loop. Most have the same length,
+    # so their deadlines come in order and stand in a line; one that is due before the end of the line goes into
+    # a binary heap. Each waiter knows its place, and an answer takes it out.
 
     @cython.boundscheck(False)
     @cython.wraparound(False)
@@ -1105,18 +1202,9 @@ cdef class Dispatcher:
         return 0
 
     cdef int set_timeout(self, Waiter waiter, int64_t deadline_ns) except -1:
-        cdef Waiter last = self.line_last
+        cdef TimeoutLine line = self.timer_line if waiter.state == WAITER_TIMER else self.line
         waiter.deadline_ns = deadline_ns
-        if last is None or last.deadline_ns <= deadline_ns:
-            if last is None:
-                self.line_first = waiter
-            else:
-                last.later = waiter
-                waiter.earlier = last
-            self.line_last = waiter
-            self.line_length += 1
-            waiter.in_line = True
-        else:
+        if not line.append(waiter):
             self.timers.append(waiter)
             self.sift(waiter, len(self.timers) - 1)
         if self.timer_ns == 0 or deadline_ns < self.timer_ns:
@@ -1127,18 +1215,7 @@ cdef class Dispatcher:
         cdef Waiter other
         cdef Py_ssize_t place
         if waiter.in_line:
-            other = waiter.later
-            if other is None:
-                self.line_last = waiter.earlier
-            else:
-                other.earlier = waiter.earlier
-            if waiter.earlier is None:
-                self.line_first = other
-            else:
-                waiter.earlier.later = other
-            waiter.earlier = waiter.later = None
-            waiter.in_line = False
-            self.line_length -= 1
+            (self.timer_line if waiter.state == WAITER_TIMER else self.line).remove(waiter)
             return 0
         place = waiter.place - 1
         other = self.timers.pop()
@@ -1161,18 +1238,32 @@ cdef class Dispatcher:
         """Time out what is due; the loop's timer calls this, perhaps early, and it sets the next one."""
         cdef Waiter waiter
         cdef int64_t now_ns = self.clock.now()
+        cdef int fired = 0
         self.timer = None
         self.timer_ns = 0
         while True:
-            waiter = self.line_first
+            waiter = self.line.first
             if self.timers and (waiter is None or (<Waiter>self.timers[0]).deadline_ns < waiter.deadline_ns):
                 waiter = self.timers[0]
+            if self.timer_line.first is not None and (
+                waiter is None or self.timer_line.first.deadline_ns < waiter.deadline_ns
+            ):
+                waiter = self.timer_line.first
             if waiter is None:
                 break
             if waiter.deadline_ns > now_ns:
                 self.arm(waiter.deadline_ns)
                 break
-            waiter.conclude(WAITER_TIMED_OUT)
+            if waiter.state != WAITER_TIMER:
+                waiter.conclude(WAITER_TIMED_OUT)
+                continue
+            # A million agents may want their tick at the same moment: the loop gets its turn between them.
+            fired += 1
+            if fired % 64 == 0 and self.clock.now() - now_ns >= self.slice_ns:
+                self.arm(waiter.deadline_ns)
+                break
+            self.clear_timeout(waiter)
+            (<Timer>waiter.callback).fire(now_ns)
 
     # For the coordinator.
 
@@ -1190,8 +1281,9 @@ cdef class Dispatcher:
             self.stall_timer.cancel()
         while self.timers:
             self.clear_timeout(self.timers[0])
-        while self.line_first is not None:
-            self.clear_timeout(self.line_first)
+        for line in (self.line, self.timer_line):
+            while (<TimeoutLine>line).first is not None:
+                self.clear_timeout((<TimeoutLine>line).first)
 
     def mark_forked(self):
         """This is a copy in a forked child: every use raises from now on."""
@@ -1229,5 +1321,5 @@ cdef class Dispatcher:
 
     @property
     def timeouts(self):
-        """Timeouts of asks and sends that still wait."""
-        return self.line_length + len(self.timers)
+        """Timeouts of asks and sends, and agents' timers, that still wait."""
+        return self.line.length + self.timer_line.length + len(self.timers)

@@ -29,6 +29,13 @@ cdef enum:
     END_DROPPED = 3
     END_DEAD = 4
 
+# What is special about a message, in Message.mark; nothing about most.
+cdef enum:
+    MARK_EXTRA = 1          # waits beyond the capacity: it was not refused for want of room, nor is it displaced
+    MARK_TIMER = 2          # its payload is the Timer that sent it, until it is taken
+    MARK_STASHING = 4       # in hand, and to be stashed when its handler is over
+    MARK_STASHED = 8        # in the stash
+
 # After this many control messages in a row one normal message is served, so that a flood of control
 # mail cannot starve the normal lane.
 cdef enum:
@@ -55,6 +62,7 @@ cdef class Message:
     cdef int64_t size_bytes           # counted against max_bytes; 0 where no budget is set
     cdef uint8_t _lane
     cdef uint8_t outcome              # one of the OFFER values
+    cdef uint8_t mark                 # of the MARK values
     cdef bint windowed                # holds a place in the coordinator's window
 
     def __init__(self):
@@ -220,11 +228,14 @@ cdef class Mailbox:
     cdef WaiterQueue control_waiters
     cdef Throttle throttle             # None unless the policy is adaptive
     cdef int64_t sent, accepted, rejected, handled, failed, expired, dropped, dead
-    cdef int overflow
-    cdef int control_run               # control messages served in a row
+    # In an order that leaves no gaps: a mailbox is most of what an idle agent takes.
+    cdef uint8_t overflow
+    cdef uint8_t control_run           # control messages served in a row
+    cdef uint8_t has_waiters           # somebody may wait for room, in either lane
+    cdef int normal_extra              # waiting messages that are MARK_EXTRA
     cdef Counters heir                 # the total that a stopped agent's account went into, or None
+    cdef int control_extra
     cdef bint closed                   # takes no mail any more
-    cdef bint has_waiters              # somebody may wait for room, in either lane
 
     def __init__(self, Py_ssize_t capacity=1024, *, max_bytes=None, int overflow=OVERFLOW_REJECT, size=None):
         if capacity < 1:
@@ -268,8 +279,8 @@ cdef class Mailbox:
         if self.max_bytes >= 0 and size_bytes > self.max_bytes - self.bytes_held:
             return False
         if lane == LANE_CONTROL:
-            return self.control_size + self.control_promised < self.capacity
-        if self.normal_size + self.normal_promised < self.limit:
+            return self.control_size - self.control_extra + self.control_promised < self.capacity
+        if self.normal_size - self.normal_extra + self.normal_promised < self.limit:
             return True
         return self.limit < self.capacity and self.has_recovered()
 
@@ -285,6 +296,7 @@ cdef class Mailbox:
         PMESH_CHECK((self.normal_size == 0) == (self.normal_first is None))
         PMESH_CHECK((self.control_size == 0) == (self.control_first is None))
         PMESH_CHECK(1 <= self.limit <= self.capacity)
+        PMESH_CHECK(0 <= self.normal_extra <= self.normal_size and 0 <= self.control_extra <= self.control_size)
         PMESH_CHECK(self.normal_promised >= 0 and self.control_promised >= 0 and self.bytes_held >= 0)
         return 0
 
@@ -369,8 +381,8 @@ cdef class Mailbox:
         cdef Message first = None
         cdef Message last = None
         cdef Message message
-        while self.normal_size and not self.has_room(LANE_NORMAL, size_bytes):
-            message = self.unlink_normal()
+        while self.normal_size > self.normal_extra and not self.has_room(LANE_NORMAL, size_bytes):
+            message = self.unlink_oldest_in_capacity()
             self.dropped += 1
             if first is None:
                 first = message
@@ -389,6 +401,20 @@ cdef class Mailbox:
         self.normal_size -= 1
         self.normal_bytes -= message.size_bytes
         self.bytes_held -= message.size_bytes
+        if message.mark:
+            self.normal_extra -= 1
+            message.mark &= ~MARK_EXTRA
+        return message
+
+    @cython.final
+    cdef Message unlink_oldest_in_capacity(self):
+        """Unlink the oldest normal message that is not MARK_EXTRA; there is one."""
+        cdef Message before = None
+        cdef Message message = self.normal_first
+        while message.mark & MARK_EXTRA:
+            before = message
+            message = message.next
+        self.unlink(message, before)
         return message
 
     @cython.final
@@ -400,7 +426,48 @@ cdef class Mailbox:
             self.control_last = None
         self.control_size -= 1
         self.bytes_held -= message.size_bytes
+        if message.mark:
+            self.control_extra -= 1
+            message.mark &= ~MARK_EXTRA
         return message
+
+    @cython.final
+    cdef int unlink(self, Message message, Message before) noexcept:
+        """Take `message` out of the middle of its lane, where it follows `before`; None for the first one."""
+        if before is not None:
+            before.next = message.next
+        if message._lane == LANE_CONTROL:
+            if before is None:
+                self.control_first = message.next
+            if self.control_last is message:
+                self.control_last = before
+            self.control_size -= 1
+            self.control_extra -= message.mark & MARK_EXTRA
+        else:
+            if before is None:
+                self.normal_first = message.next
+            if self.normal_last is message:
+                self.normal_last = before
+            self.normal_size -= 1
+            self.normal_bytes -= message.size_bytes
+            self.normal_extra -= message.mark & MARK_EXTRA
+        self.bytes_held -= message.size_bytes
+        message.mark &= ~MARK_EXTRA
+        message.next = None
+        return 0
+
+    @cython.final
+    cdef bint find_and_unlink(self, Message message) noexcept:
+        """Take `message` out of its lane; False when it does not wait there. Looks at all that wait before it."""
+        cdef Message before = None
+        cdef Message here = self.control_first if message._lane == LANE_CONTROL else self.normal_first
+        while here is not None and here is not message:
+            before = here
+            here = here.next
+        if here is None:
+            return False
+        self.unlink(message, before)
+        return True
 
     @cython.final
     cdef Message take(self):
@@ -455,8 +522,10 @@ cdef class Mailbox:
             message = first
             while message is not None:
                 self.bytes_held -= message.size_bytes
+                message.mark &= ~MARK_EXTRA
                 message = message.next
             self.normal_bytes = 0
+            self.normal_extra = self.control_extra = 0
             self.control_size = self.normal_size = 0
             self.check()
         return first
@@ -469,67 +538,95 @@ cdef class Mailbox:
         """
         cdef bint found
         with cython.critical_section(self):
-            found = self.unlink(message)
+            found = self.find_and_unlink(message)
             if found:
+                self.accepted -= 1
                 self.rejected += 1
-                self.sent += 1
-            self.check()
         return found
 
-    @cython.final
-    cdef bint unsend(self, Message message) except -1:
-        """Take a message that still waits out of its lane and out of the account; False when it does not wait."""
-        cdef bint found
-        with cython.critical_section(self):
-            found = self.unlink(message)
-            self.check()
-        return found
+    # Beyond the capacity: what the runtime itself puts here, which is bounded by something else.
 
     @cython.final
-    cdef bint unlink(self, Message message) except -1:
-        """Take `message` out of its lane, as if it had never been sent; False when it does not wait; under the lock."""
-        cdef Message before = None
-        cdef Message here
-        cdef bint found = False
-        here = self.control_first if message._lane == LANE_CONTROL else self.normal_first
-        while here is not None and here is not message:
-            before = here
-            here = here.next
-        if here is not None:
-            found = True
-            if before is not None:
-                before.next = message.next
-            if message._lane == LANE_CONTROL:
-                if before is None:
-                    self.control_first = message.next
-                if self.control_last is message:
-                    self.control_last = before
-                self.control_size -= 1
-            else:
-                if before is None:
-                    self.normal_first = message.next
-                if self.normal_last is message:
-                    self.normal_last = before
-                self.normal_size -= 1
-                self.normal_bytes -= message.size_bytes
-            message.next = None
-            self.bytes_held -= message.size_bytes
-            self.accepted -= 1
-            self.sent -= 1
-        return found
-
-    @cython.final
-    cdef bint put_always(self, Message message) except -1:
-        """Append `message` whether there is room or not; False when the mailbox is closed."""
+    cdef int put_extra(self, Message message) noexcept:
+        """Append `message` whether or not there is room; only a closed mailbox refuses it."""
         with cython.critical_section(self):
             self.sent += 1
             if self.closed:
                 message.outcome = OFFER_CLOSED
                 self.rejected += 1
             else:
+                message.mark |= MARK_EXTRA
                 self.link(message)
+                if message._lane == LANE_CONTROL:
+                    self.control_extra += 1
+                else:
+                    self.normal_extra += 1
             self.check()
-        return message.outcome == OFFER_ACCEPTED
+        return 0
+
+    @cython.final
+    cdef bint withdraw_message(self, Message message) noexcept:
+        """Take back a message that still waits: the account is as if it had never been sent."""
+        cdef bint found = False
+        with cython.critical_section(self):
+            if message.mark & MARK_EXTRA and self.find_and_unlink(message):
+                found = True
+                self.sent -= 1
+                self.accepted -= 1
+            self.check()
+        return found
+
+    @cython.final
+    cdef Message withdraw_marked(self, int mark):
+        """Take back all that wait with `mark`, in one pass; returned linked by `next`, or None."""
+        cdef Message withdrawn = None
+        cdef Message before, here, following
+        cdef int lane
+        with cython.critical_section(self):
+            for lane in (LANE_NORMAL, LANE_CONTROL):
+                before = None
+                here = self.control_first if lane == LANE_CONTROL else self.normal_first
+                while here is not None:
+                    following = here.next
+                    if here.mark & mark:
+                        self.unlink(here, before)
+                        self.sent -= 1
+                        self.accepted -= 1
+                        here.next = withdrawn
+                        withdrawn = here
+                    else:
+                        before = here
+                    here = following
+            self.check()
+        return withdrawn
+
+    @cython.final
+    cdef int return_first(self, list messages) noexcept:
+        """Put messages in hand back in front of their lanes, in their order, beyond the capacity."""
+        cdef Message message
+        cdef Py_ssize_t at
+        with cython.critical_section(self):
+            for at in range(len(messages) - 1, -1, -1):
+                message = <Message>messages[at]
+                message.mark = MARK_EXTRA
+                message.size_bytes = 0
+                if message._lane == LANE_CONTROL:
+                    message.next = self.control_first
+                    self.control_first = message
+                    if self.control_last is None:
+                        self.control_last = message
+                    self.control_size += 1
+                    self.control_extra += 1
+                else:
+                    message.next = self.normal_first
+                    self.normal_first = message
+                    if self.normal_last is None:
+                        self.normal_last = message
+                    self.normal_size += 1
+                    self.normal_extra += 1
+                self.in_hand -= 1
+            self.check()
+        return 0
 
     # Controlled delay; what is decided, and after whom, stands in `_core_adaptive.pxi`.
 
@@ -591,7 +688,7 @@ cdef class Mailbox:
             # From when it has waited for longer than the target nothing is known of how good the queue is.
             now_ns = min(now_ns, self.normal_first.accepted_ns + throttle.target_ns)
         self.raise_limit(now_ns)
-        return self.normal_size + self.normal_promised < self.limit
+        return self.normal_size - self.normal_extra + self.normal_promised < self.limit
 
     @cython.final
     cdef Py_ssize_t current_limit(self) noexcept:

@@ -2,22 +2,38 @@
 
 cdef double DEFAULT_TIMEOUT_SECONDS = 5.0
 
+# A century: in nanoseconds it still fits 64 bits with a clock added.
+cdef double LONGEST_SECONDS = 3_155_760_000.0
+
 
 cdef int64_t timeout_to_ns(object timeout, str name) except -1:
     """Seconds to nanoseconds; positive and finite, or an error that names the argument and its value."""
     cdef double seconds
-    if type(timeout) is float and 0.0 < <double>timeout <= 3_155_760_000.0:
+    if type(timeout) is float and 0.0 < <double>timeout <= LONGEST_SECONDS:
         return <int64_t>(<double>timeout * SECOND_NS) or 1
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidType(f"{name} is {timeout!r}; it must be a number of seconds")
-    try:
-        seconds = timeout
-    except OverflowError:
-        seconds = float("inf")
-    # A century of nanoseconds still fits 64 bits with a clock added.
-    if not 0.0 < seconds <= 3_155_760_000.0:
+    seconds = number_of_seconds(timeout, name)
+    if not 0.0 < seconds <= LONGEST_SECONDS:
         raise InvalidArgument(f"{name} is {timeout!r}; it must be positive, finite and at most 100 years of seconds")
     return <int64_t>(seconds * SECOND_NS) or 1
+
+
+cdef double number_of_seconds(object value, str name) except? -1:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidType(f"{name} is {value!r}; it must be a number of seconds")
+    try:
+        return value
+    except OverflowError:
+        return float("inf") if value > 0 else -float("inf")
+
+
+cdef int64_t delay_to_ns(object delay, str name) except -1:
+    """Seconds to nanoseconds, as `timeout_to_ns`; here 0 is allowed too."""
+    cdef double seconds = number_of_seconds(delay, name)
+    if not 0.0 <= seconds <= LONGEST_SECONDS:
+        raise InvalidArgument(
+            f"{name} is {delay!r}; it must be 0 or more, finite and at most 100 years of seconds"
+        )
+    return <int64_t>(seconds * SECOND_NS)
 
 
 cdef object check_headers(object headers):

@@ -162,7 +162,9 @@ cdef class HandlerTable:
         return self.search(type(payload))
 
     cdef Handler search(self, object payload_type):
-        cdef object found = self.cache.get(payload_type, self)
+        # Resolving runs code of the payload's class, by which an agent may become another: then this goes on living.
+        cdef HandlerTable held = self
+        cdef object found = held.cache.get(payload_type, self)
         cdef object before_type, before
         # What nothing handled is asked for again: it may have been registered with an abstract base since.
         if found is self or found is None:
@@ -306,6 +308,7 @@ cdef class Slot:
     cdef Slot waits_behind
     cdef int64_t started_ns           # the message or hook in hand
     cdef int64_t report_ns            # when it is next to be reported as stalled
+    cdef int64_t number               # of the suspension of the handler that runs here; rises in order of start
     cdef uint8_t state
     cdef bint is_waiting              # in the list of suspended slots
     cdef bint has_yielded
@@ -590,7 +593,8 @@ cdef class Cell(Mailbox):
     cdef readonly AgentRef ref
     cdef public object agent          # the instance; None for a function agent and after the end
     cdef public object life           # the coordinator's record of this agent
-    cdef HandlerTable table
+    cdef HandlerTable table           # changed in the loop only, under the lock
+    cdef Kit kit                      # timers and stash of the instance; None while it uses neither
     cdef readonly Dispatcher dispatcher
     cdef Meter meter
     cdef Slot free_slots
@@ -600,7 +604,9 @@ cdef class Cell(Mailbox):
     cdef Cell next_ready              # run queue, owned by the dispatcher
     cdef bint scheduled               # in the run queue, or being run
     cdef bint paused                  # takes mail but handles none: starting or suspended
-    cdef int watched                  # bits WATCH_*: what the coordinator is to be told
+    cdef uint8_t watched              # bits WATCH_*: what the coordinator is to be told
+    cdef uint8_t has_control          # the table's, where senders in any thread may look
+    cdef uint8_t retired              # its end has begun: no timers, and no stash
 
     def __init__(self, policy not None, Dispatcher dispatcher not None, HandlerTable table not None, str name not None,
                  agent, Meter meter not None, *, int concurrency=1):
@@ -612,6 +618,7 @@ cdef class Cell(Mailbox):
             self.throttle = new_throttle(policy, dispatcher.clock)
         self.dispatcher = dispatcher
         self.table = table
+        self.has_control = table.has_control
         self.name = name
         self.agent = agent
         self.meter = meter
@@ -730,6 +737,77 @@ cdef class Cell(Mailbox):
         self.occupy(slot)
         return 0
 
+    # Timers, stash and behaviour of the instance; see Kit.
+
+    cdef HandlerTable current_table(self):
+        """From any thread."""
+        cdef HandlerTable table
+        with cython.critical_section(self):
+            table = self.table
+        return table
+
+    cdef int set_table(self, HandlerTable table) except -1:
+        cdef HandlerTable before     # let go of outside the lock
+        with cython.critical_section(self):
+            before = self.table
+            self.table = table
+            self.has_control = table.has_control
+        return 0
+
+    cdef int return_mail(self, list messages) except -1:
+        """Messages in hand wait again, ahead of newer mail."""
+        self.return_first(messages)
+        if self.becomes_ready():
+            self.dispatcher.push(self)
+        return 0
+
+    def kit_of(self, context not None):
+        """The `Kit` of the instance whose `AgentContext` this is; one without use when that is over."""
+        cdef Kit kit = self.kit
+        if kit is None or kit.context is not context:
+            kit = Kit.__new__(Kit)
+            kit.cell = self
+            kit.context = context
+            if self.retired or self.agent is None or self.agent.context is not context:
+                kit.over = True
+            else:
+                self.kit = kit
+        return kit
+
+    def end_instance(self):
+        """Undo what the instance set up: timers, stash (its mail waits again) and behaviour. For a restart, too."""
+        if self.kit is not None:
+            self.kit.end()
+
+    cdef int retire(self) except -1:
+        """The end of the agent begins."""
+        self.retired = True
+        self.end_instance()
+        self.kit = None
+        return 0
+
+    # Mail of the runtime's own.
+
+    def notify(self, payload, *, bint control=False):
+        """Put mail of the runtime's own into the mailbox, in the loop; only a closed one refuses it.
+
+        It is in the account as any mail is, takes no place of the capacity, and is not displaced. What bounds it
+        is the number of those who may send it. Returns the `Message` for `withdraw`, or None when it was refused.
+        """
+        cdef Message message = new_message(payload)
+        message._lane = LANE_CONTROL if control else LANE_NORMAL
+        return message if self.dispatcher.notify(self, message) else None
+
+    def withdraw(self, Message message not None):
+        """Take back what `notify` sent, as if it had never been: True unless it was taken or discarded before."""
+        return self.take_back(message)
+
+    cdef bint take_back(self, Message message) except -1:
+        if not self.withdraw_message(message):
+            return False
+        self.dispatcher.check_quiet(self)
+        return True
+
     # For the coordinator, in its loop, once or twice in the life of an agent.
 
     def resume(self):
@@ -746,31 +824,6 @@ cdef class Cell(Mailbox):
     def run_hook(self, function, *args):
         """Call a lifecycle hook in a slot of this agent; None when it is over, else a `Waiter` to await."""
         return self.dispatcher.run_hook(self, function, args)
-
-    def notify(self, payload, *, bint control=False):
-        """Put a notice into the mailbox, whether there is room or not; in the loop.
-
-        Returns the `Message`, for `withdraw`; None when the mailbox is closed, and the notice counted rejected.
-        """
-        cdef Message message = new_message(payload)
-        message._lane = LANE_CONTROL if control else LANE_NORMAL
-        message.accepted_ns = self.dispatcher.clock.now()
-        if not self.put_always(message):
-            self.tell_heir()
-            return None
-        if self.becomes_ready():
-            self.dispatcher.push(self)
-        return message
-
-    def withdraw(self, Message message not None):
-        """Take back a notice that waits still, as if it had never been sent; False when it does not."""
-        cdef bint found = self.unsend(message)
-        if found:
-            if self.has_waiters:
-                self.dispatcher.grant_room(self)
-            if self.watched:
-                self.dispatcher.check_quiet(self)
-        return found
 
     def waiting(self):
         """The messages that wait, in the order of their lanes, control before normal."""
@@ -798,10 +851,12 @@ cdef class Cell(Mailbox):
             self.life.on_quiet()
         else:
             self.watched |= WATCH_QUIET
+            if self.kit is not None:
+                self.kit.tell_what_is_left()
 
     def watch_idle(self):
         """Call `life.on_idle()` in the loop once no handler runs; at once when none does."""
-        if self.in_hand == 0:
+        if self.in_hand == (0 if self.kit is None else self.kit.kept):
             self.life.on_idle()
         else:
             self.watched |= WATCH_IDLE
@@ -845,6 +900,7 @@ cdef class Cell(Mailbox):
     def end_slots(self):
         """End the Tasks of all slots, and let go of the agent; nothing is handled here any more."""
         self.paused = True
+        self.retire()
         self.renew_slots()
         self.agent = None
 

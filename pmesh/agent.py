@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
-from pmesh._core import AgentRef, Handler, HandlerTable, Message, timeout_seconds
+from pmesh._core import AgentRef, Handler, HandlerTable, Kit, Message, Timers, cell_of, timeout_seconds
 from pmesh.errors import HandlerDefinitionError, InvalidArgument, InvalidType
 from pmesh.lifecycle import StopReason
 from pmesh.supervision import Backoff, ChildSupervision, Directives, Strategy, SupervisionPolicy
@@ -30,6 +30,7 @@ Reply = TypeVar("Reply")
 Function = TypeVar("Function", bound=Callable[..., object])
 
 _MARK = "__pmesh_lane__"
+_TABLE = "__pmesh_table__"
 
 HOOKS = ("on_start", "on_stop", "pre_restart", "post_restart")
 
@@ -241,6 +242,52 @@ class AgentContext:
         """Do not be told any more, also when the notice waits in the mailbox already."""
         self.coordinator._unwatch(self.ref, agent)
 
+    @property
+    def timers(self) -> Timers:
+        """Messages that this agent sends itself later: `after`, `every`, `cancel`."""
+        return self._kit.timers
+
+    def stash(self) -> None:
+        """Keep the message in hand for later, when its handler ends; `unstash_all` lets it wait again.
+
+        It goes on counting as pending, its asker goes on waiting and its deadline runs; it leaves the window.
+        If its handler raises after all, it has failed and is not kept. Works anywhere in the handler.
+
+        Raises:
+            StashFull: The stash holds as many messages as the mailbox has room for.
+            InvalidStash: Outside of a handler, or for the second time in one.
+        """
+        self._kit.stash()
+
+    def unstash_all(self) -> int:
+        """Let all that is stashed wait again, in the order in which it came, ahead of newer mail of its lane.
+
+        Returns:
+            How many messages.
+        """
+        return self._kit.unstash_all()
+
+    @property
+    def stashed(self) -> int:
+        """How many messages are in the stash."""
+        return self._kit.depth
+
+    def become(self, behaviour: object) -> None:
+        """From the next message on, handle all mail by `behaviour`.
+
+        Args:
+            behaviour: A function of one payload, such as a method of this agent; or an object whose class has
+                `@handler` methods. None for the agent's own handlers again.
+
+        Raises:
+            AgentStopped: The agent has ended, or begun to.
+        """
+        self._kit.become(None if behaviour is None else behaviour_table(behaviour))
+
+    @property
+    def _kit(self) -> Kit:
+        return cell_of(self.ref).kit_of(self)
+
     def stop(self) -> None:
         """Stop this agent once the handler in hand is over; mail that waits becomes dead letters.
 
@@ -349,14 +396,18 @@ def table_of(cls: type[Agent]) -> HandlerTable:
         try:
             cls._pmesh_table = build_table(cls, cls._pmesh_pending or {})
         except NameError as error:
-            raise HandlerDefinitionError(
-                f"a handler of {cls.__qualname__} is annotated with a name that cannot be found: {error}."
-                " Define the payload type at module level, or before the agent class"
-            ) from None
+            raise _unresolved(cls, error) from None
         cls._pmesh_pending = None
     table = cls._pmesh_table
     assert table is not None
     return table
+
+
+def _unresolved(cls: type, error: NameError) -> HandlerDefinitionError:
+    return HandlerDefinitionError(
+        f"a handler of {cls.__qualname__} is annotated with a name that cannot be found: {error}."
+        " Define the payload type at module level, or before the agent class"
+    )
 
 
 def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
@@ -366,6 +417,30 @@ def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
         HandlerDefinitionError: A handler with a wrong signature, or two for one type in one class.
         NameError: An annotation names something that is not known (yet).
     """
+    by_type = _handlers_by_type(cls, around)
+    for method in ("receive", *HOOKS):
+        if not callable(getattr(cls, method)):
+            raise HandlerDefinitionError(
+                f"{cls.__qualname__}.{method} is {getattr(cls, method)!r}; it must be a method"
+            )
+    return _table(
+        by_type,
+        _catch_all(cls),
+        any(inspect.iscoroutinefunction(getattr(cls, hook)) for hook in HOOKS if is_overridden(cls, hook)),
+    )
+
+
+def _table(by_type: dict[type, Handler], catch_all: Handler | None, has_async_hook: bool = False) -> HandlerTable:
+    entries = [*by_type.values(), *([catch_all] if catch_all is not None else [])]
+    return HandlerTable(
+        _resolver(by_type, catch_all),
+        has_control=any(entry.lane == "control" for entry in entries),
+        has_async=has_async_hook or any(entry.is_async for entry in entries),
+    )
+
+
+def _handlers_by_type(cls: type, around: Mapping[str, object]) -> dict[type, Handler]:
+    """Each payload type that `cls` or a base of it marks a handler for, and that handler."""
     by_type: dict[type, Handler] = {}
     for base in reversed(cls.__mro__):
         here: dict[type, str] = {}
@@ -398,27 +473,17 @@ def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
                     )
                 here[payload_type] = name
                 by_type[payload_type] = entry
-    catch_all = None
-    for method in ("receive", *HOOKS):
-        if not callable(getattr(cls, method)):
-            raise HandlerDefinitionError(
-                f"{cls.__qualname__}.{method} is {getattr(cls, method)!r}; it must be a method"
-            )
-    if is_overridden(cls, "receive"):
-        _require_one_parameter(cls.receive, f"{cls.__qualname__}.receive")
-        catch_all = Handler(
-            cls.receive,
-            f"{cls.__qualname__}.receive",
-            is_async=inspect.iscoroutinefunction(cls.receive),
-            takes_agent=True,
-        )
-    entries = [*by_type.values(), *([catch_all] if catch_all is not None else [])]
-    return HandlerTable(
-        _resolver(by_type, catch_all),
-        has_control=any(entry.lane == "control" for entry in entries),
-        has_async=any(entry.is_async for entry in entries)
-        or any(inspect.iscoroutinefunction(getattr(cls, hook)) for hook in HOOKS if is_overridden(cls, hook)),
-    )
+    return by_type
+
+
+def _catch_all(cls: type) -> Handler | None:
+    """The handler that `receive` is, unless it is only that of `Agent`."""
+    receive: Any = getattr(cls, "receive", Agent.receive)
+    if receive is Agent.receive:
+        return None
+    label = f"{cls.__qualname__}.receive"
+    _require_one_parameter(receive, label)
+    return Handler(receive, label, is_async=inspect.iscoroutinefunction(receive), takes_agent=True)
 
 
 def _resolver(by_type: dict[type, Handler], catch_all: Handler | None) -> Callable[[type], Handler | None]:
@@ -517,8 +582,11 @@ def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
     return list(signature.parameters.values())
 
 
-def function_table(function: Callable[[Any], object]) -> HandlerTable:
+def function_table(function: Callable[[Any], object], noun: str = "function agent") -> HandlerTable:
     """The table of a function agent: the function takes every payload.
+
+    Args:
+        noun: What the function is to be, for the error.
 
     Raises:
         InvalidType: The function cannot be called with one argument.
@@ -530,10 +598,59 @@ def function_table(function: Callable[[Any], object]) -> HandlerTable:
         try:
             inspect.signature(function).bind(None)
         except TypeError:
-            raise InvalidType(f"function agent {name} must be callable with one argument, the payload") from None
+            raise InvalidType(f"{noun} {name} must be callable with one argument, the payload") from None
         except ValueError:
             pass  # some builtins have no signature; a call will tell
     call = getattr(function, "__call__", None)  # noqa: B004 - asks for the method, not whether it is callable
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
     entry = Handler(function, name, is_async=is_async, takes_agent=False)
     return HandlerTable(lambda payload_type: entry, has_async=is_async)
+
+
+def behaviour_table(behaviour: object) -> HandlerTable:
+    """The table of what an agent becomes: a function of one payload, or an object with `@handler` methods.
+
+    Raises:
+        InvalidType: It is neither.
+        HandlerDefinitionError: A handler with a wrong signature.
+    """
+    if isinstance(behaviour, type):
+        raise InvalidType(
+            f"behaviour is the class {behaviour.__qualname__}; give an instance of it, or a function of one payload"
+        )
+    cls = type(behaviour)
+    if any(hasattr(attribute, _MARK) for base in cls.__mro__ for attribute in vars(base).values()):
+        return _bound_table(cls, behaviour)
+    if not callable(behaviour):
+        raise InvalidType(
+            f"behaviour is {behaviour!r}; it must be a function of one payload, an object whose class has @handler"
+            " methods, or None for the agent's own handlers"
+        )
+    return function_table(behaviour, "behaviour")
+
+
+def _bound_table(cls: type, behaviour: object) -> HandlerTable:
+    """The handlers of a class, bound to one object of it when they are first needed."""
+    table = table_of(cls) if issubclass(cls, Agent) else _plain_table(cls)
+    bound: dict[Handler, Handler] = {}
+
+    def resolve(payload_type: type) -> Handler | None:
+        found = table.resolve(payload_type)
+        if found is not None and found not in bound:
+            method = types.MethodType(found.function, behaviour)
+            bound[found] = Handler(method, found.name, lane=found.lane, is_async=found.is_async, takes_agent=False)
+        return None if found is None else bound[found]
+
+    return HandlerTable(resolve, has_control=table.has_control, has_async=table.has_async)
+
+
+def _plain_table(cls: Any) -> HandlerTable:
+    """The handler table of a class that is no Agent; kept with the class, since agents may change often."""
+    table: HandlerTable | None = cls.__dict__.get(_TABLE)
+    if table is None:
+        try:
+            table = _table(_handlers_by_type(cls, {}), _catch_all(cls))
+        except NameError as error:
+            raise _unresolved(cls, error) from None
+        setattr(cls, _TABLE, table)
+    return table

@@ -16,11 +16,13 @@ __all__ = [
     "HandlerDefinitionError",
     "IllegalTransition",
     "InvalidArgument",
+    "InvalidStash",
     "InvalidType",
     "MailboxFull",
     "NameInUse",
     "PmeshError",
     "StartFailed",
+    "StashFull",
     "TooManyRestarts",
     "UnhandledMessage",
     "UnknownAgent",
@@ -55,6 +57,14 @@ class UnknownAgent(PmeshError, LookupError):
 
 class MailboxFull(PmeshError):
     """The message found no room: at once for one larger than the whole budget, else after the timeout."""
+
+
+class StashFull(MailboxFull):
+    """The stash holds as many messages as the mailbox has room for."""
+
+
+class InvalidStash(PmeshError, RuntimeError):
+    """`context.stash()` where there is no message to keep: outside of its handler, or a second time."""
 
 
 class AgentStopped(PmeshError):

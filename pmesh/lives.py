@@ -114,6 +114,15 @@ class Life(Lifecycle):
         if self.idle is not None and not self.idle.done():
             self.idle.set_result(None)
 
+    def on_stash_left(self, count: int) -> None:
+        """The core calls this when somebody waits for quiet, and what is left is what the agent has stashed."""
+        logger.warning(
+            "agent %r: nothing is left to handle but %d stashed messages; unless it un-stashes them"
+            " they become dead letters when the time for draining is over",
+            self.name,
+            count,
+        )
+
 
 class Kind:
     """What the agents of one factory have in common in one coordinator."""
@@ -411,9 +420,6 @@ class Lives:
         """
         if life.cell.cancel_handlers() and not await self.idle(life, KILL_GRACE_SECONDS):
             self._write_off(life)
-
-    def let_go(self, life: Life) -> None:
-        """What an instance set up in its context ends with it."""
 
     def _force(self, life: Life) -> None:
         """Dead-letter what waits and cancel what runs; what outlives that is written off, so that it ends."""

@@ -249,9 +249,7 @@ class Recovery:
             if life.rules.is_supervisor and not life.rules.lost:
                 life.rules.lost = lost_children(life)
             life.rules.window.clear()
-        for child in reversed(list((life.children or {}).values())):
-            lives.begin_stop(child, StopReason.RESTARTED)
-            await lives.until_ended(child)
+        await self._stop_children(life)
         if life.state in _ENDING:
             return
         # The one that failed has other handlers only where it handles several messages at a time.
@@ -262,7 +260,12 @@ class Recovery:
         record.torn_down = True
         if cell.agent is not None:
             await lives.run_bounded(life, "pre_restart", cell.agent.pre_restart, error)
-            lives.let_go(life)
+        cell.end_instance()
+
+    async def _stop_children(self, life: Life) -> None:
+        for child in reversed(list((life.children or {}).values())):
+            self._lives.begin_stop(child, StopReason.RESTARTED)
+            await self._lives.until_ended(child)
 
     async def _bring_up(self, life: Life, error: BaseException | None) -> None:
         """Start a new instance, again and again while its start fails and restarts are left."""
@@ -281,6 +284,10 @@ class Recovery:
                 self._go_on(life)
                 return
             logger.error("agent %r: its restart failed", life.name, exc_info=failure)
+            await self._stop_children(life)
+            life.cell.end_instance()
+            if life.state in _ENDING:
+                return
             life.move(State.FAILED)
             error = failure
             directive = self._directive(life, failure)

@@ -912,3 +912,70 @@ def test_a_supervisor_is_an_agent_with_a_name_of_its_own(run: Run, mesh: Mesh) -
             assert repr(supervisor) == "<Supervisor 's' (stopped)>"
 
     run(main)
+
+
+# What an instance set up.
+
+
+def test_timers_stash_and_behaviour_end_with_the_instance_and_stashed_mail_is_handled_by_the_next(
+    run: Run, mesh: Mesh, loop_kind: str
+) -> None:
+    class Keeper(Worker):
+        @handler
+        async def keep(self, payload: float) -> str:
+            if self.sum == 0:
+                self.sum = 1
+                self.context.timers.after(0.05, "leave", key="old")
+                self.context.stash()
+                self.context.become(self.deaf)
+                return "nobody gets this"
+            return "handled by the next"
+
+        def deaf(self, payload: object) -> None:
+            raise Boom
+
+        async def on_start(self) -> None:
+            await super().on_start()
+            self.sum = len(self.diary) // 4  # 0 in the first instance
+
+    async def main() -> None:
+        diary: list[Any] = []
+        async with mesh() as bus:
+            ref = await bus.spawn(Keeper, diary)
+            kept = asyncio.create_task(ref.ask(1.0))
+            await turns()
+            ref.tell("fails")
+            assert await kept == "handled by the next"
+            await asyncio.sleep(0.1)
+            assert ref.is_alive
+            assert bus.stats().pending == 0
+            assert bus.stats().imbalance is None
+            assert bus.restarts(ref) == 1
+
+    run(main)
+
+
+def test_what_a_start_that_failed_set_up_is_gone(run: Run, mesh: Mesh) -> None:
+    class Fickle(Worker):
+        async def on_start(self) -> None:
+            number = len(self.diary)
+            self.context.timers.every(1.0, f"tick {number}")
+            await self.context.spawn(Worker, [], name="child")
+            self.diary.append(number)
+            if number == 4:
+                raise Worse
+
+        @handler
+        def leave(self, word: str) -> None:
+            self.diary.append(word)
+
+    async def main() -> None:
+        diary: list[Any] = []
+        async with mesh() as bus:
+            ref = await bus.spawn(Fickle, diary)
+            await fail(ref)
+            await asyncio.sleep(2.5)
+            assert bus.agents == (ref.name, "child")
+            assert {word for word in diary if isinstance(word, str)} == {"tick 6"}, diary
+
+    run(main)

@@ -115,7 +115,7 @@ def pmesh_runner(pytestconfig: pytest.Config) -> Iterator[asyncio.Runner]:
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if name != "asyncio":
         from pmesh.errors import InvalidArgument
-        from pmesh.load.environment import choose_loop
+        from pmesh.environment import choose_loop
 
         try:
             factory = choose_loop(name)

@@ -85,10 +85,13 @@ def count_all(names: Sequence[str]) -> dict[str, float]:
     """Instructions of one operation each, by name.
 
     Raises:
-        Problem: There is no valgrind, or a run failed.
+        Problem: There is no valgrind, a run failed, or this is no release build.
     """
     if shutil.which("valgrind") is None:
         raise Problem("valgrind is not installed; it is in the Debian package valgrind (apt-get install valgrind)")
+    variants = [variant for variant in ("debug", "trace") if pmesh.BUILD_INFO[variant]]
+    if variants:
+        raise Problem(f"this is a {' and '.join(variants)} build of pmesh; its counts say nothing")
     # Writes the compiled modules, or the first of the counted runs would have to make them.
     _run([sys.executable, str(PROGRAM), names[0], "1"])
     lengths = [(name, times) for name in names for times in (FIRST, FIRST + TIMES.get(name, USUAL_TIMES))]
@@ -168,9 +171,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"no operation has {' or '.join(options.only)} in its name; there are: {', '.join(OPERATIONS)}")
     if options.update and options.only:
         parser.error("--update writes all operations; leave --only out")
-    variants = [variant for variant in ("debug", "trace") if pmesh.BUILD_INFO[variant]]
-    if variants:
-        parser.error(f"this is a {' and '.join(variants)} build of pmesh; its counts say nothing")
     return options
 
 

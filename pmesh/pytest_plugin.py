@@ -114,8 +114,8 @@ def pmesh_runner(pytestconfig: pytest.Config) -> Iterator[asyncio.Runner]:
     name = pytestconfig.getoption("pmesh_loop")
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if name != "asyncio":
+        from pmesh.environment import choose_loop
         from pmesh.errors import InvalidArgument
-        from pmesh.load.environment import choose_loop
 
         try:
             factory = choose_loop(name)

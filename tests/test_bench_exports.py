@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import bench_tools
+import benchmark_tools
 import export
 import instructions
 import jsonschema
@@ -172,7 +172,7 @@ def test_a_missing_valgrind_is_named_with_its_package(monkeypatch: pytest.Monkey
 
 def test_the_commands_in_the_documentation_have_the_options_that_they_use() -> None:
     parsers = {"bench-ab": importlib.import_module("ab").parse, "bench-instructions": instructions.parse}
-    page = (bench_tools.BENCHMARKS.parent / "docs" / "regressions.md").read_text(encoding="utf-8")
+    page = (benchmark_tools.BENCHMARKS.parent / "docs" / "regressions.md").read_text(encoding="utf-8")
     shown = [
         (environment, shlex.split(arguments, comments=True))
         for environment, arguments in re.findall(r"^tox run -e (bench-\S+) --(.*)$", page, re.MULTILINE)
@@ -186,7 +186,7 @@ def test_the_commands_in_the_documentation_have_the_options_that_they_use() -> N
 
 def test_every_hot_operation_runs_and_is_counted_in_every_committed_file() -> None:
     for name in instructions.OPERATIONS:
-        program = [sys.executable, str(bench_tools.BENCHMARKS / "hot_operations.py"), name, "300"]
+        program = [sys.executable, str(benchmark_tools.BENCHMARKS / "hot_operations.py"), name, "300"]
         subprocess.run(program, check=True, capture_output=True)
-    for path in sorted((bench_tools.BENCHMARKS / "instructions").glob("*.json")):
+    for path in sorted((benchmark_tools.BENCHMARKS / "instructions").glob("*.json")):
         assert list(export.read_json(path)["instructions"]) == list(instructions.OPERATIONS), path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-import bench_tools  # noqa: F401 - makes the benchmarks importable
+import benchmark_tools  # noqa: F401 - makes the benchmarks importable
 import pytest
 from ab_statistics import FASTER, NO_DIFFERENCE, SLOWER, Rules, judge, student_quantile
 from hypothesis import given, settings

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench_tools import PACKAGE, Project
+from benchmark_tools import PACKAGE, Project
 
 SLOWER = PACKAGE.replace("spin(turns)\n", "spin(2 * turns)\n")
 QUICK = ("--pairs", "8", "--batches", "3")
@@ -174,38 +176,49 @@ def has_ended(pid: int) -> bool:
     return False
 
 
-def children(parent: int) -> set[int]:
-    """Process ids of the children of `parent`."""
+def workers_of(parent: int) -> set[int]:
+    """Process ids of the workers that `parent` has running."""
     found = set()
-    for status in Path("/proc").glob("[0-9]*/stat"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
+            state, father = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(father) == parent and state != "Z" and b"ab_worker" in (folder / "cmdline").read_bytes():
+                found.add(int(folder.name))
+        except OSError:  # it has ended meanwhile
             continue
-        if int(fields[1]) == parent and fields[0] != "Z":
-            found.add(int(status.parent.name))
     return found
 
 
-@needs_proc
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_processes_and_leaves_no_folder(
-    project: Project, tmp_path: Path, number: signal.Signals
-) -> None:
+@contextlib.contextmanager
+def started(project: Project, scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A long self-test whose temporary files go to `scratch`."""
     running = subprocess.Popen(
         project.command("--self-test", "100"),
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(scratch)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    workers: set[int] = set()
-    while len(workers) < 2 and running.poll() is None:
-        time.sleep(0.005)
-        workers = {pid for pid in children(running.pid) if b"ab_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-    running.send_signal(number)
-    _, complaint = running.communicate(timeout=20)
+    try:
+        yield running
+    finally:
+        running.terminate()
+        running.communicate(timeout=20)
 
-    assert running.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], complaint
+
+@needs_proc
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_the_processes_and_leaves_no_folder(
+    project: Project, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    workers: set[int] = set()
+    with started(project, tmp_path) as running:
+        while len(workers) < 2 and running.poll() is None:
+            time.sleep(0.005)
+            workers = workers_of(running.pid)
+        running.send_signal(number)
+        _, complaint = running.communicate(timeout=20)
+
+    assert running.returncode == code, complaint
     assert b"Traceback" not in complaint
     assert list(tmp_path.iterdir()) == []
     assert all(map(has_ended, workers))
@@ -213,19 +226,17 @@ def test_an_interrupt_ends_the_processes_and_leaves_no_folder(
 
 @needs_proc
 def test_an_interrupt_ends_a_build(project: Project, tmp_path: Path) -> None:
-    scratch, started = tmp_path / "scratch", tmp_path / "started"
+    scratch, building = tmp_path / "scratch", tmp_path / "building"
     scratch.mkdir()
-    pause = f"import os, pathlib, time\npathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(100)\n"
+    pause = f"import os, pathlib, time\npathlib.Path({str(building)!r}).write_text(str(os.getpid()))\ntime.sleep(100)\n"
     project.write("backend.py", pause)
     project.write("pmesh/__init__.py", PACKAGE + "# a wheel that is never built\n")
-    running = subprocess.Popen(
-        project.command("--self-test", "1"), env=os.environ | {"TMPDIR": str(scratch)}, stderr=subprocess.PIPE
-    )
-    while not (started.exists() and started.read_text()) and running.poll() is None:
-        time.sleep(0.005)
-    running.send_signal(signal.SIGINT)
-    _, complaint = running.communicate(timeout=20)
+    with started(project, scratch) as running:
+        while not (building.exists() and building.read_text()) and running.poll() is None:
+            time.sleep(0.005)
+        running.send_signal(signal.SIGINT)
+        _, complaint = running.communicate(timeout=20)
 
     assert running.returncode == 130, complaint
     assert list(scratch.iterdir()) == []
-    assert has_ended(int(started.read_text()))
+    assert has_ended(int(building.read_text()))

@@ -62,6 +62,7 @@ __all__ = [
     "Request",
     "Restart",
     "Send",
+    "Shutdown",
     "StartFailed",
     "State",
     "Stats",
@@ -106,11 +107,23 @@ if _TYPE_CHECKING:
     )
     from pmesh.lifecycle import State, StopReason
     from pmesh.lives import Terminated
+    from pmesh.shutdown import Shutdown
     from pmesh.stats import Stats
     from pmesh.supervision import Backoff, Directive, Restart, Strategy, SupervisionPolicy, Supervisor
 else:
     # All that is public is loaded when the first of it is asked for.
-    _ROOMS = ("_core", "agent", "coordinator", "deadletters", "errors", "lifecycle", "lives", "stats", "supervision")
+    _ROOMS = (
+        "_core",
+        "agent",
+        "coordinator",
+        "deadletters",
+        "errors",
+        "lifecycle",
+        "lives",
+        "shutdown",
+        "stats",
+        "supervision",
+    )
 
     def __getattr__(name: str) -> object:
         from importlib import import_module

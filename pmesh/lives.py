@@ -188,6 +188,11 @@ class Lives:
         for life in reversed(list(self.by_name.values())):
             await self.stop(life, reason)
 
+    def hurry(self) -> None:
+        """Hooks, too, have only so long from now on as a cancelled handler has."""
+        end_by = self._loop.time() + min(self.drain_timeout, KILL_GRACE_SECONDS)
+        self._end_by = end_by if self._end_by is None else min(self._end_by, end_by)
+
     def begin_kill_all(self, reason: StopReason = StopReason.KILLED) -> None:
         for life in reversed(list(self.by_name.values())):
             self.begin_stop(life, reason)

@@ -377,9 +377,9 @@ class Coordinator:
             check_concurrency(concurrency, "concurrency")
         if supervision is not None and not isinstance(supervision, SupervisionPolicy):
             raise InvalidType(f"supervision is {supervision!r}; it must be a SupervisionPolicy")
-        if self._dispatcher.closing:
-            raise CoordinatorClosed(f"coordinator {self.name!r} is closing and starts no agents")
         elder = None if parent is None else self._life_of(parent)
+        if self._dispatcher.closing and not _is_starting(elder):
+            raise CoordinatorClosed(f"coordinator {self.name!r} is closing and starts no agents")
         if elder is not None and elder.state in (State.STOPPING, State.STOPPED):
             raise CoordinatorClosed(f"agent {elder.name!r} is {elder.state.value} and starts no children")
         kind = self._kinds.get(factory) if isinstance(factory, type) else None
@@ -854,6 +854,15 @@ class Coordinator:
         else:
             status = f"{len(self._lives.by_name)} agents"
         return f"<Coordinator {self.name!r} {status}>"
+
+
+def _is_starting(life: Life | None) -> bool:
+    """Whether an agent or one above it is being started, or restarted: what it spawns is a part of that."""
+    while life is not None:
+        if life.state is State.STARTING:
+            return True
+        life = life.parent
+    return False
 
 
 class _SupervisorAgent(Agent):

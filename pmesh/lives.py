@@ -326,7 +326,7 @@ class Lives:
         return child.reason is not StopReason.DRAIN_TIMEOUT
 
     def _is_between(self, life: Life) -> bool:
-        """Whether the instance is not there yet, or has been torn down for the next one: nothing of it is to be ended."""
+        """Whether there is no instance that could be ended: it starts, or has been torn down for the next one."""
         return (
             life.state is State.STARTING
             or (life.record is not None and life.record.torn_down)

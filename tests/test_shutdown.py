@@ -905,7 +905,7 @@ def test_an_agent_that_ends_itself_does_not_lock_up(run: Run, mesh: Mesh, where:
 
 
 @pytest.mark.parametrize("verb", ["stop", "drain", "kill"])
-def test_two_agents_that_end_each_other_from_hooks_and_tasks_end(run: Run, mesh: Mesh, verb: str) -> None:
+def test_two_agents_that_end_each_other_do_not_hold_up_leaving(run: Run, mesh: Mesh, verb: str) -> None:
     async def main() -> None:
         async with mesh(drain_timeout=3) as bus:
 

@@ -19,26 +19,25 @@ import argparse
 import asyncio
 import importlib.util
 import json
-import random
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from workloads import BASELINES, REFERENCE, load_all
+
 import pmesh
-from pmesh import Agent, AgentRef, Coordinator, LatencyRecorder, MailboxPolicy, handler
+from pmesh import Agent, Coordinator, LatencyRecorder, handler
 
 # -P: the installed pmesh, and not the checkout in the current folder, which is not compiled.
 PYTHON = [sys.executable, "-P"]
 
 ITEMS = 100_000
 ASKS = 20_000
-QUEUE_SIZE = 256
-RING = 100
 REFERENCE_PER_SECOND = 15_000
 TARGETS_QUEUE_PER_SECOND = 1_900_000  # the baseline on the machine that the targets were set on
 
@@ -66,156 +65,24 @@ class Figure:
         )
 
 
-class Sink(Agent):
-    """One async handler, as many messages waiting as the baseline's queue holds."""
-
-    mailbox = MailboxPolicy(capacity=QUEUE_SIZE)
-
-    @handler
-    async def take(self, message: int) -> int:
-        return message
+async def rate(name: str, calls: int) -> float:
+    """Calls per second of a workload or baseline, set up anew."""
+    workload = load_all().get(name) or BASELINES[name]
+    async with workload.prepare() as work:
+        return calls / await work(calls)
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Where a `Hop` passes the token on, and whom it tells when the count is used up."""
-
-    successor: AgentRef
-    arrived: asyncio.Event
-
-
-class Hop(Agent):
-    """Passes a token on, until its count is used up."""
-
-    @handler
-    async def link(self, link: Link) -> None:
-        self.pass_on = link.successor.tell
-        self.arrived = link.arrived
-
-    @handler
-    async def take(self, hops: int) -> None:
-        if hops:
-            self.pass_on(hops - 1)
-        else:
-            self.arrived.set()
-
-
-# Baselines.
-
-
-async def queue_items() -> float:
+def queue_items() -> float:
     """Items per second through asyncio.Queue(256)."""
-    queue: asyncio.Queue[int] = asyncio.Queue(QUEUE_SIZE)
-
-    async def produce() -> None:
-        for item in range(ITEMS):
-            await queue.put(item)
-
-    async def consume() -> None:
-        for _ in range(ITEMS):
-            await queue.get()
-
-    start = time.perf_counter()
-    await asyncio.gather(produce(), consume())
-    return ITEMS / (time.perf_counter() - start)
+    return asyncio.run(rate(REFERENCE, ITEMS))
 
 
-async def queue_round_trips() -> float:
-    """Round trips per second over two queues, one at a time."""
-    there: asyncio.Queue[int] = asyncio.Queue(QUEUE_SIZE)
-    back: asyncio.Queue[int] = asyncio.Queue(QUEUE_SIZE)
-
-    async def answer() -> None:
-        for _ in range(ASKS):
-            await back.put(await there.get())
-
-    async def ask() -> None:
-        for item in range(ASKS):
-            await there.put(item)
-            await back.get()
-
-    start = time.perf_counter()
-    await asyncio.gather(answer(), ask())
-    return ASKS / (time.perf_counter() - start)
-
-
-# pmesh doing the same.
-
-
-async def tell_to_handled() -> float:
-    """Messages per second told and handled, 256 in flight."""
-    async with Coordinator() as mesh:
-        tell = (await mesh.spawn(Sink, name="sink")).tell
-        start = time.perf_counter()
-        item = 0
-        while item < ITEMS:
-            if tell(item):
-                item += 1
-            else:
-                await asyncio.sleep(0)
-        while mesh.lookup("sink").depth:
-            await asyncio.sleep(0)
-        elapsed = time.perf_counter() - start
-        require_account(mesh, ITEMS)
-        return ITEMS / elapsed
-
-
-async def ask_one() -> float:
-    async with Coordinator() as mesh:
-        sink = await mesh.spawn(Sink)
-        start = time.perf_counter()
-        for item in range(ASKS):
-            await sink.ask(item)
-        elapsed = time.perf_counter() - start
-        require_account(mesh, ASKS)
-        return ASKS / elapsed
-
-
-async def ask_hundred() -> float:
-    async with Coordinator() as mesh:
-        sink = await mesh.spawn(Sink)
-
-        async def client() -> None:
-            for item in range(ASKS // 100):
-                await sink.ask(item, timeout=5.0)
-
-        start = time.perf_counter()
-        await asyncio.gather(*(client() for _ in range(100)))
-        elapsed = time.perf_counter() - start
-        require_account(mesh, ASKS)
-        return ASKS / elapsed
-
-
-async def ring_hops() -> float:
-    """Hops per second of one token through a ring of 100 agents."""
-    async with Coordinator() as mesh:
-        arrived = asyncio.Event()
-        refs = [await mesh.spawn(Hop) for _ in range(RING)]
-        for here, following in zip(refs, refs[1:] + refs[:1], strict=True):
-            await here.ask(Link(following, arrived))
-        start = time.perf_counter()
-        refs[0].tell(ITEMS)
-        await arrived.wait()
-        return ITEMS / (time.perf_counter() - start)
-
-
-def require_account(mesh: Coordinator, sent: int) -> None:
-    stats = mesh.stats()
-    if stats.imbalance or stats.accepted != sent or stats.failed:
-        sys.exit(f"the account is wrong: {stats}")
-
-
-# What is measured.
-
-Measurement = Callable[[], Awaitable[float]]
-
-
-def ratio(name: str, ours: Measurement, baseline: Measurement, target: float, rounds: int) -> Figure:
-    """Median of the rounds' ratios; which of the two goes first alternates."""
+def ratio(name: str, ours: str, baseline: str, calls: int, target: float, rounds: int) -> Figure:
+    """Median of the rounds' ratios of two workloads; which of the two goes first alternates."""
     ratios, rates = [], []
     for number in range(rounds):
         first, second = (ours, baseline) if number % 2 else (baseline, ours)
-        measured = {measure: asyncio.run(measure()) for measure in (first, second)}
+        measured = {each: asyncio.run(rate(each, ITEMS if each == REFERENCE else calls)) for each in (first, second)}
         ratios.append(measured[ours] / measured[baseline])
         rates.append(measured[ours])
     detail = f"{statistics.median(rates):,.0f}/s; rounds {min(ratios):.2f} to {max(ratios):.2f}"
@@ -223,18 +90,20 @@ def ratio(name: str, ours: Measurement, baseline: Measurement, target: float, ro
 
 
 def tell_figure(rounds: int) -> list[Figure]:
-    return [ratio("tell to handled / asyncio.Queue", tell_to_handled, queue_items, 1.6, rounds)]
+    return [ratio("tell to handled / asyncio.Queue", "tell: to handled", REFERENCE, ITEMS, 1.6, rounds)]
 
 
 def ask_figures(rounds: int) -> list[Figure]:
     return [
-        ratio("ask one at a time / queue ping-pong", ask_one, queue_round_trips, 1.3, rounds),
-        ratio("ask 100 at a time / asyncio.Queue", ask_hundred, queue_items, 0.45, rounds),
+        ratio(
+            "ask one at a time / queue ping-pong", "ask: one at a time", "asyncio.Queue: ping-pong", ASKS, 1.3, rounds
+        ),
+        ratio("ask 100 at a time / asyncio.Queue", "ask: 100 at a time", REFERENCE, ASKS, 0.45, rounds),
     ]
 
 
 def ring_figure(rounds: int) -> list[Figure]:
-    return [ratio("ring of 100, hops / asyncio.Queue", ring_hops, queue_items, 1.4, rounds)]
+    return [ratio("ring of 100, hops / asyncio.Queue", "tell: round a ring", REFERENCE, ITEMS, 1.4, rounds)]
 
 
 def load_figures(rounds: int) -> list[Figure]:
@@ -246,9 +115,9 @@ def load_figures(rounds: int) -> list[Figure]:
             continue
         runs, ratios = [], []
         for _ in range(max(3, rounds // 2)):
-            before = asyncio.run(queue_items())
+            before = queue_items()
             runs.append(load_extreme(loop))
-            baseline = (before + asyncio.run(queue_items())) / 2
+            baseline = (before + queue_items()) / 2
             ratios.append(runs[-1]["throughput_per_second"] / baseline)
         throughput = statistics.median(run["throughput_per_second"] for run in runs)
         p99_ms = statistics.median(run["latency_ns"]["p99"] for run in runs) / 1e6
@@ -278,26 +147,12 @@ def load_extreme(loop: str) -> dict[str, Any]:
 
 
 def recorder_figure(rounds: int) -> list[Figure]:
-    if importlib.util.find_spec("hdrh") is None:
+    name = "LatencyRecorder.record / hdrh record_value"
+    load_all()
+    if "hdrh: record_value" not in BASELINES:
         print("NOT RUN recorder / hdrh: hdrhistogram is not installed for this interpreter", flush=True)
         return []
-    from hdrh.histogram import HdrHistogram
-
-    generator = random.Random(7)
-    values = [1 + min(int(generator.lognormvariate(11, 2)), 10**9) for _ in range(50_000)]
-    ratios = []
-    for number in range(max(rounds, 5)):
-        ours, theirs = LatencyRecorder(), HdrHistogram(1, 60_000_000_000, 3)
-        pair = [(ours.record, "ours"), (theirs.record_value, "theirs")]
-        seconds = {}
-        for record, who in pair if number % 2 else reversed(pair):
-            start = time.perf_counter()
-            for value in values:
-                record(value)
-            seconds[who] = time.perf_counter() - start
-        ratios.append(seconds["theirs"] / seconds["ours"])
-    detail = f"rounds {min(ratios):.1f} to {max(ratios):.1f}"
-    return [Figure("LatencyRecorder.record / hdrh record_value", statistics.median(ratios), 30, True, "x", detail)]
+    return [ratio(name, "recorder: record", "hdrh: record_value", 50_000, 30, max(rounds, 5))]
 
 
 IDLE_AGENTS = """
@@ -343,12 +198,12 @@ def idle_figures(rounds: int) -> list[Figure]:
     """100,000 idle agents in a process of their own."""
     sizes, rates, ratios = [], [], []
     for _ in range(max(3, rounds // 2)):
-        before = asyncio.run(queue_items())
+        before = queue_items()
         done = subprocess.run([*PYTHON, "-c", IDLE_AGENTS], stdout=subprocess.PIPE, text=True, timeout=120, check=True)
         size, rate = map(float, done.stdout.split())
         sizes.append(size)
         rates.append(rate)
-        ratios.append(2 * rate / (before + asyncio.run(queue_items())))
+        ratios.append(2 * rate / (before + queue_items()))
     return [
         Figure("100,000 idle agents, RSS of each", statistics.median(sizes), 2600, False, "bytes"),
         Figure(

@@ -3,142 +3,456 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import contextlib
+import copy
+import json
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+import tomllib
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+import baselines
 import pytest
+import thresholds
+import workloads
+from bounds import ATTEMPTS, Bound, GateFailed, judge, missed
+from conftest import require_release_build, require_tests
+from race import MOST_STRETCHES, STRETCHES, Race
+from thresholds import ThresholdsError, Tolerance
+from workloads import IN_FLIGHT, WORKLOADS, Sink, Work, Workload, handled, running_mesh, until_taken
 
-from pmesh import BUILD_INFO, Agent, Coordinator, LatencyRecorder, MailboxPolicy, handler
+from pmesh import BUILD_INFO, Agent, LatencyRecorder, MailboxPolicy, handler
+from pmesh.load import PROFILES
 
-if TYPE_CHECKING:
-    from conftest import Slo, Verdict
-
-    Judge = Callable[..., Verdict]
-
-IN_FLIGHT = 256
-MESSAGES = 40 * IN_FLIGHT
-
-
-class Sluggish(Agent):
-    """Sleeps in one message of ten mailboxes full, for longer than the p99 that is allowed."""
-
-    mailbox = MailboxPolicy(capacity=IN_FLIGHT)
-
-    @handler
-    def take(self, message: int) -> None:
-        if message % (10 * IN_FLIGHT) == 0:
-            time.sleep(0.006)
-
-
-class Swift(Agent):
-    mailbox = MailboxPolicy(capacity=IN_FLIGHT)
-
-    @handler
-    def take(self, message: int) -> None:
-        pass
-
-
-def handle_all(runner: asyncio.Runner, mesh: Coordinator, factory: type[Agent]) -> Callable[[], LatencyRecorder]:
-    """What times `MESSAGES` messages of an agent, from accepted to handled."""
-
-    async def main() -> LatencyRecorder:
-        mesh.reset_latency()
-        ref = await mesh.spawn(factory)
-        item = 0
-        while item < MESSAGES or ref.depth:
-            if item == MESSAGES or not ref.tell(item):
-                await asyncio.sleep(0)
-            else:
-                item += 1
-        return mesh.latency
-
-    return lambda: runner.run(main())
+TOLERANCE = Tolerance(rate=0.75, p50=1.5, p99=3.0, items=0.5)
 
 
 def no_pause(seconds: float) -> None:
     pass
 
 
-def recorder_of(*values_ns: int, count: int = 10_000) -> LatencyRecorder:
-    """`values_ns`, and 1 us up to `count` calls."""
-    recorder = LatencyRecorder()
-    for value_ns in (*values_ns, *[1_000] * (count - len(values_ns))):
-        recorder.record(value_ns)
-    return recorder
+def series(values: list[float]) -> Callable[[], Mapping[str, float]]:
+    """What measures one value of `values` after the other."""
+    left = iter(values)
+    return lambda: {"speed": next(left)}
 
 
-def test_a_planted_slow_handler_trips_the_p99_gate(
-    runner: asyncio.Runner, mesh: Coordinator, judge: Judge, slo: Slo
-) -> None:
-    """Four messages of 10,240 are slow; the p99 is that of the mail that waited behind them."""
-    work = handle_all(runner, mesh, Sluggish)
-    verdict = judge("planted", "accepted to handled", slo, work, pause=no_pause)
-    assert not verdict.passed
-    with pytest.raises(AssertionError) as failure:
-        verdict.require()
+def judged(values: list[float], *bounds: Bound) -> Any:
+    return judge("planted", series(values), lambda figures: missed(bounds, figures), pause=no_pause)
+
+
+AT_LEAST_TWO = Bound("speed", 2.0, True, "thresholds.toml")
+
+# Bounds of figures.
+
+
+def test_a_miss_in_every_attempt_fails_and_shows_them_all() -> None:
+    outcome = judged([1.0, 1.1, 1.2, 1.3, 1.4], AT_LEAST_TWO)
+    assert not outcome.passed
+    with pytest.raises(GateFailed) as failure:
+        outcome.require()
     text = str(failure.value)
-    assert text.startswith("planted, accepted to handled: run 1, which had the processor ")
-    p99_ms = re.findall(r"p99 (\S+) ms \(allowed: below 5\.000 ms\)", text)
-    assert len(p99_ms) == len(verdict.runs) == 5
-    assert min(map(float, p99_ms)) > 5
+    assert text.startswith("planted: attempt 1, which had a processor ")
+    assert text.endswith("speed 1.4 (allowed: at least 2, thresholds.toml)")
+    assert text.count("attempt") == ATTEMPTS
 
 
-def test_the_same_mail_without_the_slow_handler_passes(
-    runner: asyncio.Runner, mesh: Coordinator, judge: Judge, slo: Slo
-) -> None:
-    judge("unplanted", "accepted to handled", slo, handle_all(runner, mesh, Swift)).require()
+def test_what_keeps_its_bound_is_measured_once() -> None:
+    outcome = judged([2.0], AT_LEAST_TWO, Bound("speed", 2.0, False, "the baseline"))
+    outcome.require()
+    assert len(outcome.attempts) == 1
 
 
-@pytest.mark.parametrize("count", [0, 1, 9_999])
-def test_too_few_calls_are_refused(judge: Judge, slo: Slo, count: int) -> None:
-    verdict = judge("few", "a call", slo, lambda: recorder_of(count=count))
-    assert not verdict.passed
-    with pytest.raises(AssertionError, match=f"{count:,} calls timed; a p99 needs 10,000 or more"):
-        verdict.require()
+def test_a_miss_is_measured_again_and_still_shown() -> None:
+    outcome = judged([1.0, 3.0], AT_LEAST_TWO)
+    outcome.require()
+    assert [line[:10] for line in outcome.missed()] == ["attempt 1,"]
 
 
-def test_ten_thousand_calls_are_enough(judge: Judge, slo: Slo) -> None:
-    judge("enough", "a call", slo, recorder_of).require()
+def test_bounds_must_be_kept_in_one_and_the_same_attempt() -> None:
+    outcome = judged([1.0, 4.0, 1.0, 4.0, 1.0], AT_LEAST_TWO, Bound("speed", 3.0, False, "the baseline"))
+    assert not outcome.passed
+
+
+def test_a_figure_that_was_not_observed_misses_its_bound() -> None:
+    bound = Bound("p99_items", 1.0, False, "the baseline")
+    assert bound.miss({}) == "p99_items was not observed (allowed: at most 1, the baseline)"
+
+
+# Races: what is slow shows in the ratio to the reference.
+
+
+async def told(ref: Any, calls: int) -> float:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    for _ in range(calls // IN_FLIGHT):
+        ref.tell_many(range(IN_FLIGHT))
+        await until_taken(ref)
+    return loop.time() - start
+
+
+def planted(name: str, times: int) -> Workload:
+    """Does everything `times` times."""
+
+    @contextlib.asynccontextmanager
+    async def prepare() -> AsyncIterator[Work]:
+        async with running_mesh() as mesh:
+            sink = await mesh.spawn(Sink)
+
+            async def seconds(calls: int) -> float:
+                return await told(sink, calls * times)
+
+            yield Work(seconds)
+
+    return Workload(name, 40 * IN_FLIGHT, prepare)
+
+
+def ratio(workload: Workload) -> float:
+    async def main() -> float:
+        race = Race(workload)
+        await race.open()
+        rate = await race.rounds()
+        await race.close()
+        return rate.against_reference
+
+    return asyncio.run(main())
+
+
+def test_a_workload_of_a_third_of_its_speed_fails_and_one_of_its_own_passes() -> None:
+    seen = ratio(planted("whole", 1))
+    bounds = baselines.rate_bounds({"rates": {"planted": {"against_reference": seen}}}, "planted", TOLERANCE)
+
+    def outcome(times: int) -> Any:
+        def measure() -> Mapping[str, float]:
+            return {"against_reference": ratio(planted("planted", times))}
+
+        return judge("planted", measure, lambda figures: missed(bounds, figures), pause=no_pause)
+
+    outcome(1).require()
+    with pytest.raises(GateFailed, match=r"against_reference .* of the baseline's"):
+        outcome(3).require()
+
+
+def test_a_race_runs_each_entrant_once_a_round_and_turns_their_order() -> None:
+    order: list[str] = []
+
+    def entrant(name: str, beside: str | None = None) -> Workload:
+        @contextlib.asynccontextmanager
+        async def prepare() -> AsyncIterator[Work]:
+            async def seconds(calls: int) -> float:
+                order.append(name)
+                return float(calls)
+
+            yield Work(seconds)
+
+        return Workload(name, 10, prepare, beside)
+
+    others = {name: entrant(name) for name in (workloads.REFERENCE, "other")}
+
+    async def main() -> Any:
+        race = Race(entrant("one", beside="other"), others)
+        await race.open()
+        rate = await race.rounds(3)
+        await race.close()
+        return rate
+
+    rate = asyncio.run(main())
+    reference = workloads.REFERENCE
+    assert order == ["one", reference, "other", reference, "other", "one", "other", "one", reference]
+    assert (rate.per_second, rate.against_reference, rate.against_baseline) == (1.0, 1.0, 1.0)
+
+
+def test_what_stands_beside_nothing_that_is_installed_has_no_ratio_to_it() -> None:
+    workload = planted("alone", 1)
+    alone = Workload(workload.name, workload.calls, workload.prepare, beside="hdrh: not installed")
+
+    async def main() -> float | None:
+        race = Race(alone)
+        await race.open()
+        rate = await race.rounds(1)
+        await race.close()
+        return rate.against_baseline
+
+    assert asyncio.run(main()) is None
+
+
+# Single calls: what the kernel does is measured again, what pmesh does is not.
+
+
+class Sluggish(Agent):
+    """Sleeps in the first message of a mailbox full, for longer than the p99 that is allowed."""
+
+    mailbox = MailboxPolicy(capacity=IN_FLIGHT)
+
+    @handler
+    def take(self, message: int) -> None:
+        if not message:
+            time.sleep(0.006)
+
+
+def timed(agent: type[Agent]) -> Workload:
+    @contextlib.asynccontextmanager
+    async def prepare() -> AsyncIterator[Work]:
+        async with running_mesh() as mesh:
+            ref = await mesh.spawn(agent)
+            yield handled(mesh, ref, lambda calls: told(ref, calls))
+
+    return Workload("planted", IN_FLIGHT, prepare, timed_calls=100 * IN_FLIGHT)
+
+
+def single_calls(workload: Workload) -> tuple[LatencyRecorder, Race]:
+    async def main() -> tuple[LatencyRecorder, Race]:
+        race = Race(workload)
+        await race.open()
+        recorder = await race.single_calls(workload.timed_calls)
+        await race.close()
+        return recorder, race
+
+    return asyncio.run(main())
+
+
+def test_a_planted_slow_handler_misses_the_p99_and_is_not_taken_for_the_kernel_s_doing() -> None:
+    """One message of 256 is slow; the p99 is that of the mail that waited behind it."""
+    recorder, _ = single_calls(timed(Sluggish))
+    assert recorder.count == 100 * IN_FLIGHT
+    assert recorder.percentile(99) > 5_000_000
 
 
 @pytest.mark.parametrize(
-    ("slow", "value_ns", "expected"),
+    ("lost", "disturbed"),
+    [([False] * STRETCHES, 0), ([True, False] * STRETCHES, 10), ([True] * MOST_STRETCHES, 50)],
+)
+def test_stretches_in_which_the_processor_was_lost_are_made_again_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, lost: list[bool], disturbed: int
+) -> None:
+    readings = iter([reading for each in lost for reading in (0, int(each))])
+    monkeypatch.setattr("race.processor_losses", lambda: next(readings))
+    recorder, after = single_calls(timed(Sink))
+    assert recorder.count == 100 * IN_FLIGHT
+    assert after.disturbed == disturbed
+    assert after.item_ns > 0
+
+
+def test_calls_that_make_no_whole_stretches_are_refused() -> None:
+    workload = Workload("planted", IN_FLIGHT, timed(Sink).prepare, timed_calls=10 * IN_FLIGHT + 1)
+    with pytest.raises(ValueError, match="'planted' must have a latency, and timed_calls in multiples of 10"):
+        single_calls(workload)
+
+
+# thresholds.toml.
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    text = Path(__file__).with_name("thresholds.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def toml(value: object) -> str:
+    """`value` as an inline value; what the tests need of TOML is JSON but for its tables."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
+
+
+def parse(document: Mapping[str, Any]) -> thresholds.Thresholds:
+    text = "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in document.items())
+    return thresholds.parse(text, WORKLOADS, PROFILES)
+
+
+def test_the_thresholds_as_committed_fit(document: dict[str, Any]) -> None:
+    assert parse(document).rates.keys() == WORKLOADS.keys()
+
+
+def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """A copy with `value` at `path`, or nothing there if it is None."""
+    changed = copy.deepcopy(document)
+    *parents, last = path.split("/")
+    table = changed
+    for parent in parents:
+        table = table[parent]
+    if value is None:
+        del table[last]
+    else:
+        table[last] = value
+    return changed
+
+
+RATE = {"at_least": 1.0, "seen": {"3.11": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
     [
-        (5_001, 600_000, r"p50 0\.60\d ms \(allowed: below 0\.500 ms\)"),
-        (101, 6_000_000, r"p99 6\.\d+ ms \(allowed: below 5\.000 ms\)"),
-        (1, 60_000_000, r"max 60\.000 ms \(allowed: below 50\.000 ms\)"),
+        ("rates/tell: backwards", RATE, "rates: there is no workload called 'tell: backwards'"),
+        ("rates/tell: accepted", None, "rates: the workload 'tell: accepted' has no threshold"),
+        ("rates/tell: accepted", 1.0, "rates.'tell: accepted' is 1.0; it must be a table with at_least and seen"),
+        ("rates/tell: accepted/at_most", 1.0, "rates.'tell: accepted'.at_most is an unknown key"),
+        ("rates/tell: accepted/at_least", None, "at_least is None; it must be a number above 0"),
+        ("rates/tell: accepted/at_least", "500us", "at_least is '500us'; it must be a number above 0, and of no unit"),
+        ("rates/tell: accepted/at_least", True, "at_least is True; it must be a number above 0"),
+        ("rates/tell: accepted/at_least", 0, "at_least is 0; it must be a number above 0"),
+        ("rates/tell: accepted/at_least", 1e6, "at_least is 1000000.0; it must be below"),
+        ("rates/tell: accepted/seen", {}, "seen is {}; it must be a table of what was seen"),
+        ("rates/tell: accepted/seen", {"2.7": 9.0}, "seen is '2.7'; it must be on one of the machines"),
+        (
+            "latencies/messages/workloads",
+            ["tell: backwards"],
+            "there is no workload with timed calls called 'tell: bac",
+        ),
+        ("latencies/messages/workloads", ["tell: accepted"] * 2, "is 'tell: accepted'; it must be in one group only"),
+        ("latencies/messages/workloads", [], "latencies.messages.workloads is []; it must be a list of names"),
+        ("latencies/messages", None, "the workload with timed calls 'tell: accepted' has no threshold"),
+        ("latencies/messages/objective", [], "latencies.messages.objective is an unknown key"),
+        ("latencies/messages/objectives", ["p99<5kg"], "objective 'p99<5kg'"),
+        ("latencies/messages/objectives", ["p99<5/s"], "objective 'p99<5/s'"),
+        ("latencies/messages/objectives", ["p98<5ms"], "objective 'p98<5ms'"),
+        ("latencies/messages/objectives", [5], "objective is the int 5"),
+        ("latencies/messages/objectives", ["success>99%"], "is 'success>99%'; it must be about one of"),
+        ("latencies/messages/objectives", "p99<5ms", "it must be a list of objectives"),
+        ("latencies/many", 1, "latencies.many is 1; it must be a table with objectives and workloads"),
+        ("profiles/huge", ["p99<5ms"], "profiles: there is no profile called 'huge'"),
+        ("profiles/low", None, "profiles: the profile 'low' has no threshold"),
+        ("profiles/low", ["throughput>5ms"], "objective 'throughput>5ms'"),
+        ("tolerance/rate", 1.5, "tolerance.rate is 1.5; it must be below 1"),
+        ("tolerance/p99", 0.5, "tolerance.p99 is 0.5; it must be above 1"),
+        ("tolerance/p99", "10%", "tolerance.p99 is '10%'; it must be a number"),
+        ("tolerance/max", 2.0, "tolerance.max is an unknown key; there are items, p50, p99, rate"),
+        ("machines/3.11", 3.11, "machines.3.11 is 3.11; it must be a text"),
+        ("gates", {}, "gates is an unknown key"),
+        ("rates", None, "rates is None; it must be a table"),
     ],
 )
-def test_a_miss_names_what_was_observed_and_what_is_allowed(
-    judge: Judge, slo: Slo, slow: int, value_ns: int, expected: str
+def test_thresholds_that_do_not_fit_are_refused_by_name(
+    document: dict[str, Any], path: str, value: object, expected: str
 ) -> None:
-    verdict = judge("slow", "a call", slo, lambda: recorder_of(*[value_ns] * slow), pause=no_pause)
-    assert len(verdict.runs) == 5
-    with pytest.raises(AssertionError, match=expected):
-        verdict.require()
+    with pytest.raises(ThresholdsError) as error:
+        parse(change(document, path, value))
+    assert expected in str(error.value)
 
 
-def test_a_miss_is_measured_again_and_shown(judge: Judge, slo: Slo) -> None:
-    runs = [recorder_of(60_000_000), recorder_of(*[6_000_000] * 101), recorder_of()]
-    verdict = judge("disturbed", "a call", slo, lambda: runs.pop(0), pause=no_pause)
-    verdict.require()
-    assert [run["max_ns"] for run in verdict.as_dict()["runs"]] == [60_000_000, 6_000_000, 1_000]
-    assert verdict.as_dict()["max_ns"] == 1_000
-    assert [line[:6] for line in verdict.missed_runs()] == ["run 1,", "run 2,"]
+def test_all_that_is_wrong_with_the_thresholds_is_said_at_once(document: dict[str, Any]) -> None:
+    wrong = change(change(document, "profiles/low", None), "tolerance/max", 2.0)
+    with pytest.raises(ThresholdsError, match=r"tolerance\.max is an unknown key.*profile 'low' has no threshold"):
+        parse(wrong)
 
 
-def test_a_run_that_keeps_the_p99_makes_up_for_no_other_run_s_max(judge: Judge, slo: Slo) -> None:
-    """All objectives must hold in one and the same run."""
-    runs = [recorder_of(60_000_000), recorder_of(*[6_000_000] * 101)] * 3
-    verdict = judge("both", "a call", slo, lambda: runs.pop(0), pause=no_pause)
-    assert not verdict.passed
+def test_thresholds_that_are_no_toml_are_refused() -> None:
+    with pytest.raises(ThresholdsError, match="is no TOML: "):
+        thresholds.parse("[rates", WORKLOADS, PROFILES)
+
+
+def test_a_workload_that_no_test_judges_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_tests(WORKLOADS)
+    import bench_tell
+
+    monkeypatch.delattr(bench_tell, "test_latency")
+    with pytest.raises(pytest.UsageError, match=r"nothing judges 'tell: accepted': bench_tell.py must import test_lat"):
+        require_tests(WORKLOADS)
+
+
+def test_two_workloads_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two workloads are called 'tell: accepted'"):
+        workloads.workload("tell: accepted", calls=1)
+
+
+# Committed baselines.
+
+SEEN = {
+    "rates": {"tell: accepted": {"against_reference": 4.0, "per_second": 1e6}},
+    "latencies": {"tell: accepted": {"p50_items": 2.0, "p99_items": 10.0, "max_ns": 1.0}},
+}
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ({"against_reference": 3.0}, ()),
+        ({"against_reference": 2.99}, ("against_reference 2.99 (allowed: at least 3, 0.75 of the baseline's 4)",)),
+    ],
+)
+def test_a_rate_may_be_a_quarter_below_the_baseline_s(figures: dict[str, float], expected: tuple[str, ...]) -> None:
+    assert missed(baselines.rate_bounds(SEEN, "tell: accepted", TOLERANCE), figures) == expected
+
+
+@pytest.mark.parametrize(
+    ("p50", "p99", "expected"),
+    [
+        (3.5, 30.5, ()),
+        (3.6, 30.5, ("p50_items 3.6 (allowed: at most 3.5, 1.5 times the baseline's 2 and 0.5 more)",)),
+        (3.5, 30.6, ("p99_items 30.6 (allowed: at most 30.5, 3 times the baseline's 10 and 0.5 more)",)),
+    ],
+)
+def test_a_latency_may_be_so_many_times_the_baseline_s(p50: float, p99: float, expected: tuple[str, ...]) -> None:
+    bounds = baselines.time_bounds(SEEN, "tell: accepted", TOLERANCE)
+    assert missed(bounds, {"p50_items": p50, "p99_items": p99}) == expected
+
+
+@pytest.mark.parametrize("baseline", [None, SEEN])
+def test_what_the_baseline_does_not_have_is_not_judged_by_it(baseline: dict[str, Any] | None) -> None:
+    assert not baselines.rate_bounds(baseline, "tell: backwards", TOLERANCE)
+    assert not baselines.time_bounds(baseline, "tell: backwards", TOLERANCE)
+
+
+def test_a_baseline_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "class.json"
+    assert baselines.load(path) is None
+    baselines.save(path, SEEN)
+    assert baselines.load(path) == SEEN
+
+
+@pytest.mark.parametrize(("text", "expected"), [("{", "is no JSON"), ("[]", "no table 'rates'"), ("{}", "no table")])
+def test_a_baseline_that_is_none_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "class.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=expected):
+        baselines.load(path)
+
+
+def test_an_update_keeps_what_was_not_measured_and_drops_what_is_gone() -> None:
+    old = {"rates": {"gone": {"a": 1.0}, "kept": {"a": 1.0}, "new": {"a": 1.0}}, "latencies": {}}
+    new = {"date": "today", "rates": {"new": {"a": 2.0}}, "latencies": {}}
+    document = baselines.merged(old, new, {"kept": None, "new": None})
+    assert document == {"date": "today", "rates": {"kept": {"a": 1.0}, "new": {"a": 2.0}}, "latencies": {}}
+
+
+def test_the_class_of_a_machine_is_a_file_name() -> None:
+    name = baselines.machine_class()
+    assert Path(name).name == name
+    assert not set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+
+
+def test_committed_baselines_name_no_machine_and_only_workloads() -> None:
+    paths = sorted(baselines.FOLDER.glob("*.json"))
+    assert paths
+    for path in paths:
+        document = baselines.load(path)
+        assert document is not None
+        assert document.keys() == {"machine_class", "date", "pmesh", "python", "rates", "latencies"}
+        assert document["machine_class"] == path.stem
+        assert document["rates"].keys() | document["latencies"].keys() <= WORKLOADS.keys()
+
+
+# What is not a measurement.
 
 
 @pytest.mark.parametrize("variant", ["debug", "trace"])
-def test_a_debug_or_traced_build_is_refused(check_build: Callable[[Mapping[str, object]], None], variant: str) -> None:
-    check_build(BUILD_INFO)
+def test_a_debug_or_traced_build_is_refused(variant: str) -> None:
+    require_release_build(BUILD_INFO)
     expected = f"do not run on a {variant} build of pmesh .*PMESH_{variant.upper()}"
     with pytest.raises(pytest.UsageError, match=expected):
-        check_build({**BUILD_INFO, variant: True})
+        require_release_build({**BUILD_INFO, variant: True})
+
+
+def test_mail_that_was_not_handled_is_no_measurement() -> None:
+    async def main() -> None:
+        async with running_mesh() as mesh:
+            ref = await mesh.spawn(Sink)
+            ref.tell(1)
+            await mesh.kill(ref)
+
+    with pytest.raises(RuntimeError, match="the account must balance, with all mail handled"):
+        asyncio.run(main())

@@ -20,7 +20,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from targets import ITEMS, Figure, Sink, judge_all
+from targets import ITEMS, Figure, judge_all
+from workloads import Sink
 
 import pmesh
 import pmesh.load

@@ -36,6 +36,7 @@ __all__ = [
     "AgentRef",
     "AgentStopped",
     "Ask",
+    "AskCycle",
     "AskTimeout",
     "Backoff",
     "Clock",
@@ -63,6 +64,8 @@ __all__ = [
     "Restart",
     "Send",
     "Shutdown",
+    "Stall",
+    "Stalls",
     "StartFailed",
     "State",
     "Stats",
@@ -80,6 +83,7 @@ __all__ = [
 ]
 
 if _TYPE_CHECKING:
+    from pmesh import debug as debug
     from pmesh import load as load
     from pmesh._core import BUILD_INFO, AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send
     from pmesh.agent import Agent, AgentContext, MailboxPolicy, Overflow, Request, handler
@@ -87,6 +91,7 @@ if _TYPE_CHECKING:
     from pmesh.deadletters import DeadLetter, DeadLetterKind, DeadLetters
     from pmesh.errors import (
         AgentStopped,
+        AskCycle,
         AskTimeout,
         CoordinatorClosed,
         ExtraMissing,
@@ -108,6 +113,7 @@ if _TYPE_CHECKING:
     from pmesh.lifecycle import State, StopReason
     from pmesh.lives import Terminated
     from pmesh.shutdown import Shutdown
+    from pmesh.stalls import Stall, Stalls
     from pmesh.stats import Stats
     from pmesh.supervision import Backoff, Directive, Restart, Strategy, SupervisionPolicy, Supervisor
 else:
@@ -121,6 +127,7 @@ else:
         "lifecycle",
         "lives",
         "shutdown",
+        "stalls",
         "stats",
         "supervision",
     )
@@ -128,8 +135,8 @@ else:
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
-        if name == "load":
-            return import_module("pmesh.load")
+        if name in ("debug", "load"):
+            return import_module(f"pmesh.{name}")
         # Dunders are what tools ask of any module, whether it has them or not.
         if not name.startswith("__"):
             for room in _ROOMS:
@@ -140,4 +147,4 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__, "load"})
+        return sorted({*globals(), *__all__, "debug", "load"})

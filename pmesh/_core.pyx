@@ -7,9 +7,11 @@ message are Python, in the modules above. The textual parts, in reading order:
 
 - `_core_recorder.pxi`  LatencyRecorder: a histogram that is always on
 - `_core_mailbox.pxi`   Message, Counters, Mailbox: the queue, its policies and its account
+- `_core_adaptive.pxi`  Throttle: how much may wait in a mailbox that bounds its queue time
 - `_core_slot.pxi`      HandlerTable, Scope, Slot, Cell: what a handler runs in
 - `_core_dispatch.pxi`  Dispatcher: the run queue of one event loop, wake-ups, timers, the window
 - `_core_ref.pxi`       AgentRef, Send, Ask: what senders hold
+- `_core_stuck.pxi`     InHand; asks that would wait on themselves, and handlers that wait for too long
 
 Threads: a mailbox is locked by its own critical section, which is free of cost where there is a GIL.
 Offering a message is safe from any thread; everything else happens in the coordinator's loop.
@@ -31,6 +33,7 @@ import types
 
 from pmesh.errors import (
     AgentStopped,
+    AskCycle,
     AskTimeout,
     HandlerCancelled,
     InvalidArgument,
@@ -162,9 +165,11 @@ SCOPE = contextvars.ContextVar("pmesh.scope", default=None)
 
 include "_core_recorder.pxi"
 include "_core_mailbox.pxi"
+include "_core_adaptive.pxi"
 include "_core_slot.pxi"
 include "_core_dispatch.pxi"
 include "_core_ref.pxi"
+include "_core_stuck.pxi"
 
 
 def live_objects():

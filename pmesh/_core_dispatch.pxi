@@ -7,6 +7,13 @@ cdef enum:
     WAITER_STOPPED = 3     # the agent stopped meanwhile
     WAITER_CANCELLED = 4
 
+# What a Waiter waits for.
+cdef enum:
+    AWAITED_END = 0        # of a lifecycle hook
+    AWAITED_ANSWER = 1
+    AWAITED_ROOM = 2       # in the mailbox
+    AWAITED_PLACE = 3      # in the coordinator's window
+
 # Messages and wake-ups after which the loop gets its turn even when no time has passed (virtual time).
 cdef enum:
     SLICE_MESSAGES = 8192
@@ -65,7 +72,9 @@ cdef class Waiter:
     cdef Py_ssize_t place              # in the heap of timeouts, from 1; 0 when not in it
     cdef Waiter earlier                # its neighbours in the line of timeouts
     cdef Waiter later
-    cdef Cell cell                     # the receiver of a send that waits
+    cdef Cell cell                     # the agent that is asked, sent to, or whose hook it is
+    cdef int64_t since_ns              # when the wait began
+    cdef uint8_t what                  # is waited for: one of the AWAITED values
     cdef bint in_line
     cdef bint exempt                   # that send was made in a handler
     cdef WaiterQueue queue             # the queue that it stands in, or None
@@ -160,6 +169,11 @@ cdef class Waiter:
         self.cancel_message = msg
         self.conclude(WAITER_CANCELLED)
         return True
+
+    @property
+    def awaited(self):
+        """What is waited for ("end", "answer", "room", "place"), the name of the agent, and since when in ns."""
+        return AWAITED[self.what], None if self.cell is None else self.cell.name, self.since_ns
 
     def __repr__(self):
         return "<Waiter pending>" if self.state == WAITER_PENDING else "<Waiter done>"
@@ -259,7 +273,7 @@ cdef class Dispatcher:
     cdef object get_loop              # returns the loop
     cdef object is_closed             # the loop's
     cdef object hooks                 # the coordinator: dead_letter, failure, overflow, killed
-    cdef unsigned long thread_id
+    cdef readonly unsigned long thread_id
     cdef Cell ready_first
     cdef Cell ready_last
     cdef WaiterQueue wakes            # those whose Tasks are to be resumed
@@ -283,6 +297,11 @@ cdef class Dispatcher:
     cdef int64_t now_ns               # the newest reading of the clock
     cdef Py_ssize_t batch             # messages that one agent handles before the next one's turn
     cdef Py_ssize_t budget            # messages and wake-ups left in this slice
+    cdef Slot waiting_first           # suspended handlers and hooks, oldest first; only where stalls are looked for
+    cdef Slot waiting_last
+    cdef object stall_timer           # the loop's TimerHandle
+    cdef int64_t stall_ns             # how long a handler may wait unreported; 0 for any time
+    cdef int64_t steps                # begun; tells one step of a handler from the next
     cdef bint now_is_fresh            # nothing but dispatch happened since now_ns was read
     cdef bint drain_scheduled         # drain is going to run, or runs
     cdef bint draining                # drain runs, so the loop does too
@@ -292,7 +311,7 @@ cdef class Dispatcher:
     cdef bint forked                  # this is a copy in a forked child
 
     def __init__(self, loop not None, hooks, Clock clock not None, *, Py_ssize_t window=0, Py_ssize_t batch=64,
-                 double slice_seconds=0.001, chooser=None):
+                 double slice_seconds=0.001, chooser=None, double stall_seconds=0.0):
         self.loop = loop
         self.hooks = hooks
         self.clock = clock
@@ -321,6 +340,7 @@ cdef class Dispatcher:
         self.batch = batch
         self.slice_ns = <int64_t>(slice_seconds * SECOND_NS)
         self.chooser = chooser
+        self.stall_ns = <int64_t>(stall_seconds * SECOND_NS)
         self.records = True
 
     def _get_loop(self):
@@ -553,6 +573,8 @@ cdef class Dispatcher:
             if suspended:
                 self.leave()
                 cell.occupy(slot)
+                if self.stall_ns:
+                    begin_waiting(self, slot)
                 slot.hand_over()
                 self.now_is_fresh = False
             elif slot.swallow_cancel:
@@ -613,16 +635,21 @@ cdef class Dispatcher:
         cdef object result = None
         cdef object error = None
         cdef int status = 0
+        cdef bint expired
         cdef int64_t started_ns = self.now_ns
         if started_ns < message.accepted_ns:
             started_ns = message.accepted_ns
-        if message.deadline_ns and started_ns >= message.deadline_ns:
+        expired = message.deadline_ns and started_ns >= message.deadline_ns
+        if cell.throttle is not None and message._lane == LANE_NORMAL:
+            cell.watch_start(message.accepted_ns, started_ns, expired)
+        if expired:
             self.expire(cell, message)
             return False
         slot.open_scope(message)
         slot.started_ns = started_ns
         slot.in_place = True
         self.stepping = slot
+        self.steps += 1
         try:
             handler = cell.table.lookup(message.payload)
             slot.handler = handler
@@ -766,7 +793,7 @@ cdef class Dispatcher:
 
     cdef int bury_dropped(self, Cell cell, Message message) except -1:
         self.bury(cell, message, "dropped", MailboxFull(
-            f"a message to agent {cell.name!r} was dropped: its mailbox holds {cell.capacity} and the policy drops"
+            f"a message to agent {cell.name!r} was dropped: its mailbox holds {cell.room()}, and the policy drops"
         ) if message.reply is not None else None)
         return 0
 
@@ -855,6 +882,10 @@ cdef class Dispatcher:
             self.leave_task(self.loop, outer_task)
         self.entered = None
         slot.in_place = True
+        slot.started_ns = self.clock.now()
+        slot.function = function
+        if outer_stepping is not None and outer_task is not None and outer_stepping.task is outer_task:
+            slot.outer = outer_stepping
         try:
             PyContext_Enter(slot.context)
             try:
@@ -862,6 +893,7 @@ cdef class Dispatcher:
                 if slot.task is not None:
                     task_references = Py_REFCNT(slot.task)
                 self.stepping = slot
+                self.steps += 1
                 try:
                     result = function(*args)
                     if result is not None and is_awaitable(result):
@@ -872,15 +904,20 @@ cdef class Dispatcher:
                     self.leave()
                 if status:
                     slot.hook = waiter = new_waiter(self)
+                    slot.hook.cell = cell
+                    slot.hook.since_ns = slot.started_ns
                     if borrowed:
                         cell.adopt(slot)
                     else:
                         cell.occupy(slot)
+                    if self.stall_ns:
+                        begin_waiting(self, slot)
                     slot.hand_over()
                     return waiter
             finally:
                 PyContext_Exit(slot.context)
                 if not status:
+                    slot.function = None
                     slot.close_scope()
                     if slot.cancel_requested or (
                         slot.state == SLOT_FRESH and slot.task is not None and slot.task.cancelling()
@@ -892,6 +929,7 @@ cdef class Dispatcher:
                     if slot.swallow_cancel:
                         cell.occupy(slot)
         finally:
+            slot.outer = None
             self.stepping = outer_stepping
             self.entered = outer_entered
             if outer_task is not None:
@@ -1141,6 +1179,8 @@ cdef class Dispatcher:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.stall_timer is not None:
+            self.stall_timer.cancel()
         while self.timers:
             self.clear_timeout(self.timers[0])
         while self.line_first is not None:
@@ -1159,6 +1199,21 @@ cdef class Dispatcher:
         """The `Cell` of the agent in whose handler, or in something it started, the calling code runs."""
         cdef Scope scope = self.current_scope()
         return None if scope is None else scope.cell
+
+    # For whoever looks for what is stuck; see `_core_stuck.pxi`.
+
+    def _check_stalls(self):
+        """Report handlers that wait for too long; the loop's timer calls this."""
+        check_stalls(self)
+
+    def step_in_hand(self):
+        """The number of the step that runs right now and an `InHand`, or None; from any thread."""
+        cdef Slot slot = self.stepping
+        return None if slot is None else (self.steps, look_at(slot))
+
+    def window_waits(self):
+        """Senders that wait for the window: how many, and since when (ns) the oldest; None for none."""
+        return waits_of(self.window_waiters)
 
     @property
     def in_window(self):

@@ -209,6 +209,7 @@ cdef class Mailbox:
     cdef Py_ssize_t control_size
     cdef Py_ssize_t in_hand            # taken and not finished
     cdef Py_ssize_t capacity           # of each lane, in messages
+    cdef Py_ssize_t limit              # of the normal lane: the capacity, or less while the throttle holds it down
     cdef Py_ssize_t normal_promised    # places granted to senders that have not resumed yet
     cdef Py_ssize_t control_promised
     cdef int64_t max_bytes             # budget of both lanes together, or -1
@@ -217,6 +218,7 @@ cdef class Mailbox:
     cdef object measure                # size(payload) -> bytes, or None for len()
     cdef WaiterQueue normal_waiters    # senders that wait for room; None while nobody ever waited
     cdef WaiterQueue control_waiters
+    cdef Throttle throttle             # None unless the policy is adaptive
     cdef int64_t sent, accepted, rejected, handled, failed, expired, dropped, dead
     cdef int overflow
     cdef int control_run               # control messages served in a row
@@ -231,7 +233,7 @@ cdef class Mailbox:
             raise InvalidArgument(f"max_bytes is {max_bytes}; it must be at least 1, or None for no limit")
         if not OVERFLOW_REJECT <= overflow <= OVERFLOW_STOP:
             raise InvalidArgument(f"overflow is {overflow}; it must be the value of a pmesh.Overflow, 0 to 3")
-        self.capacity = capacity
+        self.capacity = self.limit = capacity
         self.max_bytes = -1 if max_bytes is None else max_bytes
         self.overflow = overflow
         self.measure = size
@@ -267,7 +269,9 @@ cdef class Mailbox:
             return False
         if lane == LANE_CONTROL:
             return self.control_size + self.control_promised < self.capacity
-        return self.normal_size + self.normal_promised < self.capacity
+        if self.normal_size + self.normal_promised < self.limit:
+            return True
+        return self.limit < self.capacity and self.has_recovered()
 
     @cython.final
     cdef inline int check(self) noexcept:
@@ -280,6 +284,7 @@ cdef class Mailbox:
         PMESH_CHECK(self.normal_size >= 0 and self.control_size >= 0 and self.in_hand >= 0)
         PMESH_CHECK((self.normal_size == 0) == (self.normal_first is None))
         PMESH_CHECK((self.control_size == 0) == (self.control_first is None))
+        PMESH_CHECK(1 <= self.limit <= self.capacity)
         PMESH_CHECK(self.normal_promised >= 0 and self.control_promised >= 0 and self.bytes_held >= 0)
         return 0
 
@@ -354,7 +359,7 @@ cdef class Mailbox:
     @cython.final
     cdef inline bint can_displace(self, int64_t size_bytes) noexcept:
         """Whether giving up normal mail can make room at all, beside control mail and promised places."""
-        if self.normal_promised >= self.capacity:
+        if self.normal_promised >= self.limit:
             return False
         return self.max_bytes < 0 or size_bytes <= self.max_bytes - (self.bytes_held - self.normal_bytes)
 
@@ -525,6 +530,96 @@ cdef class Mailbox:
                 self.link(message)
             self.check()
         return message.outcome == OFFER_ACCEPTED
+
+    # Controlled delay; what is decided, and after whom, stands in `_core_adaptive.pxi`.
+
+    @cython.final
+    cdef int watch_start(self, int64_t accepted_ns, int64_t now_ns, bint expired) noexcept:
+        """Adapt the limit to how long a normal message that was just taken has waited."""
+        cdef Throttle throttle = self.throttle
+        cdef int64_t elapsed_ns
+        with cython.critical_section(self):
+            if now_ns - accepted_ns < throttle.target_ns or self.normal_size + self.normal_promised == 0:
+                if throttle.bad_since_ns:
+                    throttle.bad_since_ns = 0
+                    throttle.good_until_ns = now_ns
+                self.raise_limit(now_ns)
+            elif not throttle.bad_since_ns:
+                self.raise_limit(accepted_ns + throttle.target_ns)
+                throttle.bad_since_ns = now_ns
+                throttle.started = 0
+            else:
+                # Those that expire are passed over: they cost the agent nothing.
+                throttle.started += not expired
+                elapsed_ns = now_ns - throttle.bad_since_ns
+                if elapsed_ns >= throttle.interval_ns:
+                    # No start since left the queue empty, so this is how fast the agent can work.
+                    self.set_level(throttle.started * <double>throttle.target_ns / elapsed_ns)
+                    throttle.bad_since_ns = now_ns
+                    throttle.started = 0
+        return 0
+
+    @cython.final
+    cdef int set_level(self, double level) noexcept:
+        level = min(max(level, 1.0), <double>self.capacity)
+        self.throttle.level = level
+        self.limit = min(<Py_ssize_t>level, self.capacity)    # a double may round the capacity up
+        return 0
+
+    @cython.final
+    cdef int raise_limit(self, int64_t now_ns) noexcept:
+        """Double the limit for each interval of good queue up to `now_ns`."""
+        cdef Throttle throttle = self.throttle
+        if now_ns > throttle.good_until_ns:
+            if self.limit < self.capacity:
+                self.set_level(
+                    throttle.level * exp2((now_ns - throttle.good_until_ns) / <double>throttle.interval_ns)
+                )
+            throttle.good_until_ns = now_ns
+        return 0
+
+    @cython.final
+    cdef bint has_recovered(self) noexcept:
+        """Whether a limit that was lowered has room again by the time that passed since the last start."""
+        cdef Throttle throttle = self.throttle
+        cdef int64_t now_ns
+        # A place that falls free now belongs to the oldest waiter; it is told at the next start.
+        if throttle.bad_since_ns or self.has_waiters:
+            return False
+        now_ns = throttle.clock.now()
+        if self.normal_first is not None:
+            # From when it has waited for longer than the target nothing is known of how good the queue is.
+            now_ns = min(now_ns, self.normal_first.accepted_ns + throttle.target_ns)
+        self.raise_limit(now_ns)
+        return self.normal_size + self.normal_promised < self.limit
+
+    @cython.final
+    cdef Py_ssize_t current_limit(self) noexcept:
+        """Messages that may wait in the normal lane now."""
+        cdef Py_ssize_t limit
+        with cython.critical_section(self):
+            if self.limit < self.capacity:
+                self.has_recovered()
+            limit = self.limit
+        return limit
+
+    @cython.final
+    cdef str room(self):
+        """How much mail may wait, for messages to people."""
+        if self.limit < self.capacity:
+            return f"{self.limit} messages while it is overloaded, {self.capacity} otherwise"
+        return f"{self.capacity} messages"
+
+    @cython.final
+    cdef int forget_queue(self) noexcept:
+        """Judge the queue afresh: what waited did so because nothing was allowed to run."""
+        cdef Throttle throttle = self.throttle
+        if throttle is not None:
+            with cython.critical_section(self):
+                if throttle.bad_since_ns:
+                    throttle.bad_since_ns = 0
+                    throttle.good_until_ns = throttle.clock.now()
+        return 0
 
     # Places promised to waiting senders: a place that falls free goes to the oldest waiter, who takes it
     # when its task resumes, or gives it back when that task was cancelled in the same turn of the loop.

@@ -119,6 +119,8 @@ cdef class Send:
             deadline_ns = self.waiter.deadline_ns
         else:
             deadline_ns = dispatcher.clock.now() + timeout_ns
+        waiter.what = AWAITED_ROOM if self.state == CALL_ROOM else AWAITED_PLACE
+        waiter.since_ns = deadline_ns - timeout_to_ns(self.timeout, "timeout")
         dispatcher.set_timeout(waiter, deadline_ns)
         self.waiter = waiter
         return 0
@@ -165,7 +167,7 @@ cdef class Send:
         if self.waiter.state == WAITER_STOPPED:
             raise self.stopped()
         if state == CALL_ROOM:
-            raise self.full(f"no room within {self.timeout} s ({cell.capacity} messages wait, or their bytes)")
+            raise self.full(f"no room within {self.timeout} s (it holds {cell.room()}, or their bytes)")
         raise self.full(f"no place in the coordinator's window of {dispatcher.window} within {self.timeout} s")
 
     cdef int give_up(self) except -1:
@@ -258,6 +260,8 @@ cdef class Ask:
         if scope is not None and scope.message is not None and scope.message.deadline_ns:
             deadline_ns = min(deadline_ns, scope.message.deadline_ns)
         waiter = new_waiter(dispatcher)
+        waiter.cell = cell
+        waiter.what = AWAITED_ANSWER
         message.reply = waiter
         message.deadline_ns = deadline_ns
         dispatcher.prepare(cell, message, scope)
@@ -265,6 +269,8 @@ cdef class Ask:
             self.state = CALL_OVER
             cell.count_refused()
             raise self.stopped()
+        if scope is not None and (cell.paused or not cell.has_spare_slot()):
+            self.check_cycle(scope)
         self.state = CALL_REPLY
         self.waiter = waiter
         self.message = None
@@ -278,13 +284,23 @@ cdef class Ask:
                     f" more than the whole budget of {cell.max_bytes}"
                 )
             raise MailboxFull(
-                f"agent {cell.name!r}: its mailbox is full ({cell.capacity} messages wait, or their bytes)"
+                f"agent {cell.name!r}: its mailbox is full (it holds {cell.room()}, or their bytes)"
             )
-        dispatcher.now_ns = message.accepted_ns
+        waiter.since_ns = dispatcher.now_ns = message.accepted_ns
         if waiter.state == WAITER_PENDING:
             dispatcher.set_timeout(waiter, deadline_ns)
         waiter._asyncio_future_blocking = True
         return waiter
+
+    cdef int check_cycle(self, Scope scope) except -1:
+        """Refuse to wait for an agent that, through others or not, waits for the one that asks."""
+        cdef Slot asker = asking_slot(scope)
+        cdef list way = None if asker is None else way_back(asker, self.cell)
+        if way is not None:
+            self.state = CALL_OVER
+            self.cell.count_refused()
+            raise cycle_error(way, self.cell)
+        return 0
 
     cdef object stopped(self):
         return AgentStopped(f"agent {self.cell.name!r} takes no more mail")
@@ -441,6 +457,7 @@ cdef class AgentRef:
 
         Raises:
             AskTimeout: No answer in time; the message may still be handled if it was started in time.
+            AskCycle: Asked by a handler that the agent, directly or through others, itself waits for.
             AgentStopped: The agent has stopped, or stops before it answers.
             MailboxFull: There was no room, or the message was dropped to make room for another.
             UnhandledMessage: The agent has no handler for the payload.
@@ -468,6 +485,16 @@ cdef class AgentRef:
     def depth(self):
         """Messages waiting in the mailbox, both lanes."""
         return len(self.cell)
+
+    @property
+    def capacity(self):
+        """Messages that may wait in each lane of the mailbox; `limit` says how many may now."""
+        return self.cell.capacity
+
+    @property
+    def limit(self):
+        """Messages that may wait in the normal lane now: below `capacity` while an adaptive one is overloaded."""
+        return self.cell.current_limit()
 
     def counters(self):
         """The account of this agent at this instant, as `Counters`."""

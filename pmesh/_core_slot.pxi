@@ -300,8 +300,14 @@ cdef class Slot:
     cdef object scope_root            # map of the Context with the scope in it; see pmesh_scope_shared
     cdef Slot next_free               # list of free slots, owned by the cell
     cdef Slot next_slot               # list of all slots, owned by the cell
-    cdef int64_t started_ns
+    cdef object function              # the lifecycle hook that runs here, or None
+    cdef Slot outer                   # the handler that waits for the hook stepped here, while it is stepped
+    cdef Slot waits_before            # list of suspended slots, owned by the dispatcher
+    cdef Slot waits_behind
+    cdef int64_t started_ns           # the message or hook in hand
+    cdef int64_t report_ns            # when it is next to be reported as stalled
     cdef uint8_t state
+    cdef bint is_waiting              # in the list of suspended slots
     cdef bint has_yielded
     cdef bint in_place                # the dispatcher steps a handler here right now
     cdef bint cancel_requested        # somebody cancelled the Task meanwhile
@@ -431,6 +437,7 @@ cdef class Slot:
         cdef int status = 0
         cdef object value = None
         dispatcher.stepping = self
+        dispatcher.steps += 1
         try:
             if error is None:
                 value = pmesh_iter_send(self.running, None, &status)
@@ -464,8 +471,10 @@ cdef class Slot:
         """A handler or a hook that had suspended is over."""
         cdef Message message = self.message
         cdef Waiter hook = self.hook
+        if self.is_waiting:
+            end_waiting(self.dispatcher, self)
         if hook is not None:
-            self.hook = None
+            self.hook = self.function = None
             self.close_scope()
             hook.settle(value, error)
         elif not self.abandoned:
@@ -595,10 +604,12 @@ cdef class Cell(Mailbox):
 
     def __init__(self, policy not None, Dispatcher dispatcher not None, HandlerTable table not None, str name not None,
                  agent, Meter meter not None, *, int concurrency=1):
-        self.capacity = policy.capacity
+        self.capacity = self.limit = policy.capacity
         self.max_bytes = -1 if policy.max_bytes is None else policy.max_bytes
         self.overflow = policy.overflow._value_    # `value` is a Python call
         self.measure = policy.size
+        if policy.adaptive:
+            self.throttle = new_throttle(policy, dispatcher.clock)
         self.dispatcher = dispatcher
         self.table = table
         self.name = name
@@ -724,6 +735,7 @@ cdef class Cell(Mailbox):
     def resume(self):
         """Handle mail from now on."""
         self.paused = False
+        self.forget_queue()
         if self.becomes_ready():
             self.dispatcher.push(self)
 
@@ -811,6 +823,8 @@ cdef class Cell(Mailbox):
         cdef int abandoned = 0
         cdef object error
         while slot is not None:
+            if slot.is_waiting:
+                end_waiting(self.dispatcher, slot)
             if slot.hook is not None:
                 slot.abandoned = True
                 error = HandlerCancelled(f"a hook of agent {self.name!r} did not end when it was cancelled")
@@ -846,6 +860,25 @@ cdef class Cell(Mailbox):
         with cython.critical_section(self):
             self.all_slots = self.free_slots = None
             self.slots = 0
+
+    # For whoever looks for what is stuck, from any thread.
+
+    def in_hand_now(self):
+        """An `InHand` for each message and hook in hand."""
+        return look_at_all(self)
+
+    def lanes(self):
+        """Messages that wait, by lane."""
+        return {"normal": self.normal_size, "control": self.control_size}
+
+    def room_waits(self):
+        """Senders that wait for room, either lane: how many, and since when (ns) the oldest; None for none."""
+        return earliest(waits_of(self.normal_waiters), waits_of(self.control_waiters))
+
+    @property
+    def policy(self):
+        """Most messages that may wait in a lane, and how many are handled at a time."""
+        return self.capacity, self.concurrency
 
     @property
     def recorders(self):

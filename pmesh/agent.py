@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
-from pmesh._core import AgentRef, Handler, HandlerTable, Message
+from pmesh._core import AgentRef, Handler, HandlerTable, Message, timeout_seconds
 from pmesh.errors import HandlerDefinitionError, InvalidArgument, InvalidType
 from pmesh.lifecycle import StopReason
 from pmesh.supervision import Backoff, ChildSupervision, Directives, Strategy, SupervisionPolicy
@@ -32,6 +32,10 @@ Function = TypeVar("Function", bound=Callable[..., object])
 _MARK = "__pmesh_lane__"
 
 HOOKS = ("on_start", "on_stop", "pre_restart", "post_restart")
+
+# Those of CoDel (RFC 8289): an interval as long as it takes senders to react, and a target of a twentieth of that.
+DEFAULT_TARGET_QUEUE_SECONDS = 0.005
+DEFAULT_INTERVAL_SECONDS = 0.1
 
 
 class Overflow(enum.Enum):
@@ -52,12 +56,21 @@ class MailboxPolicy:
         max_bytes: Bytes of payload that may wait, both lanes together; None for no limit.
         overflow: What happens to a message that finds no room. The control lane always rejects.
         size: Bytes of a payload; by default the length of bytes-like and str payloads, 0 for others.
+        adaptive: Lower the limit on waiting normal mail while the agent is overloaded, down to what it handles
+            within `target_queue_seconds`, so that more is refused or dropped at once instead of waiting long.
+        target_queue_seconds: How long mail may wait under overload. Several times what a handler takes: there is
+            always room for one message to wait.
+        interval_seconds: The agent is overloaded when no message of so long a time was started within the target,
+            so that a burst that is worked off sooner is accepted up to the capacity.
     """
 
     capacity: int = 1024
     max_bytes: int | None = None
     overflow: Overflow = Overflow.REJECT
     size: Callable[[Any], int] | None = None
+    adaptive: bool = False
+    target_queue_seconds: float = DEFAULT_TARGET_QUEUE_SECONDS
+    interval_seconds: float = DEFAULT_INTERVAL_SECONDS
 
     def __post_init__(self) -> None:
         _require_count("capacity", self.capacity)
@@ -67,6 +80,29 @@ class MailboxPolicy:
             raise InvalidType(f"overflow is {self.overflow!r}; it must be one of {', '.join(map(str, Overflow))}")
         if self.size is not None and not callable(self.size):
             raise InvalidType(f"size is {self.size!r}; it must be a function from a payload to its bytes")
+        self._check_adaptive()
+
+    def _check_adaptive(self) -> None:
+        if not isinstance(self.adaptive, bool):
+            raise InvalidType(f"adaptive is {self.adaptive!r}; it must be True or False")
+        for name, default in (
+            ("target_queue_seconds", DEFAULT_TARGET_QUEUE_SECONDS),
+            ("interval_seconds", DEFAULT_INTERVAL_SECONDS),
+        ):
+            value = getattr(self, name)
+            timeout_seconds(value, name)
+            if value != default and not self.adaptive:
+                raise InvalidArgument(f"{name} is {value}, and adaptive is False; it belongs to adaptive=True")
+        if self.target_queue_seconds >= self.interval_seconds:
+            raise InvalidArgument(
+                f"target_queue_seconds is {self.target_queue_seconds}; it must be less than interval_seconds, which"
+                f" is {self.interval_seconds}"
+            )
+        if self.adaptive and self.overflow is Overflow.STOP:
+            raise InvalidArgument(
+                f"overflow is {self.overflow} and adaptive is True; an adaptive mailbox is meant to overflow, so it"
+                " must be REJECT, DROP_NEWEST or DROP_OLDEST"
+            )
 
 
 def _require_count(name: str, value: object) -> None:

@@ -104,6 +104,17 @@ def _debug(command: _Command) -> _Command:
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
 
 
+def _loop(command: _Command) -> _Command:
+    return click.option(
+        "--loop",
+        "event_loop",
+        type=click.Choice(["asyncio", "uvloop", "auto"]),
+        default="asyncio",
+        show_default=True,
+        help="Event loop to run on. auto takes uvloop where it is installed.",
+    )(command)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(pmesh.__version__, prog_name="pmesh")
 def commands() -> None:
@@ -195,14 +206,7 @@ Exit codes:
 @click.option("--capacity", type=click.IntRange(1, 1_000_000), metavar="N", help="Messages a mailbox holds.")
 @click.option("--per-agent", is_flag=True, help="Record latencies of each agent; costs memory and some speed.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of arrival times and made-up failures.")
-@click.option(
-    "--loop",
-    "event_loop",
-    type=click.Choice(["asyncio", "uvloop", "auto"]),
-    default="asyncio",
-    show_default=True,
-    help="Event loop to run on. auto takes uvloop where it is installed.",
-)
+@_loop
 @_outputs(json=True)
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar; with an output on stdout, no tables either.")
 @_debug
@@ -325,6 +329,40 @@ def compare(before: str, after: str, limits: tuple[str, ...], html_path: str | N
     return reading.compare(before, after, limits, html_path)
 
 
+@commands.command(
+    epilog="""\b
+Examples:
+  pmesh info                            facts, and what a message costs: a second
+  pmesh info > report.txt               the same as plain text, for a bug report
+  pmesh info --loop uvloop
+  pmesh info --no-measure               the facts alone, at once
+  pmesh info --json - | jq .message.queue_ratio
+
+\b
+Exit codes:
+  0    done, warnings or not
+  1    something failed that should not have
+  2    wrong usage; nothing was measured
+  74   the output could not be written
+  130  interrupted"""
+)
+@_loop
+@click.option("--no-measure", is_flag=True, help="Only what can be read, without the second that measuring takes.")
+@click.option("--json", "json_path", metavar="FILE", help="Write it all for machines; '-' is stdout, and then alone.")
+@_debug
+def info(event_loop: str, no_measure: bool, json_path: str | None, **options: Any) -> None:
+    """Say what figures of this machine rest on, and what a message costs here.
+
+    Versions, build, interpreter, GIL, event loop, clock and processor; then the cost of one message, split into
+    accept (told and put into a mailbox), dispatch (run queue, taken, handler found, counted), step (the handler's
+    coroutine made and run) and record (its times into the recorders), beside an asyncio.Queue on the same machine.
+    A report of a speed problem begins with this: it names no host, user or path, and warns of what distorts figures.
+    """
+    from pmesh.info import command
+
+    command.info(event_loop, measure=not no_measure, json_path=json_path)
+
+
 def _paths(options: dict[str, Any]) -> dict[str, str | None]:
     return {name.removesuffix("_path"): path for name, path in options.items() if name.endswith("_path")}
 
@@ -376,7 +414,7 @@ def _fail_by(error: BaseException, *, debug: bool) -> int:
 def _exit_code(error: PmeshError) -> int:
     if isinstance(error, (InvalidArgument, InvalidType)):
         return EXIT_USAGE
-    from pmesh.load.outputs import OutputFailed
+    from pmesh.outputs import OutputFailed
 
     return EXIT_OUTPUT if isinstance(error, OutputFailed) else EXIT_FAILED
 

@@ -24,6 +24,7 @@ from pmesh._core import (
     Dispatcher,
     Handler,
     HandlerTable,
+    InHand,
     LatencyRecorder,
     Message,
     Meter,
@@ -57,6 +58,7 @@ from pmesh.lives import NO_ARGUMENTS, Arguments, Kind, Life, Lives, Terminated
 from pmesh.recovery import Lost, Recovery
 from pmesh.shutdown import Shutdown
 from pmesh.signals import SignalledBlock
+from pmesh.stalls import LoopWatch, Stalls
 from pmesh.stats import Stats
 from pmesh.supervision import (
     Backoff,
@@ -84,8 +86,19 @@ def _mark_forked() -> None:
         coordinator._mark_forked()
 
 
+# A thread would not be there in the child, and Python warns of a fork beside one.
+def _stop_watches() -> None:
+    for coordinator in list(_dispatchers):
+        coordinator._loop_watch.stop()
+
+
+def _start_watches() -> None:
+    for coordinator in list(_dispatchers):
+        coordinator._loop_watch.start()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mark_forked)
+    os.register_at_fork(before=_stop_watches, after_in_parent=_start_watches, after_in_child=_mark_forked)
 
 
 class Coordinator:
@@ -104,6 +117,8 @@ class Coordinator:
             dead-lettered, and handlers are cancelled.
         dead_letters: Dead letters kept for inspection.
         slice_seconds: How long the dispatcher keeps the event loop at a stretch.
+        stall_after: Seconds after which a handler that still waits, or blocks the event loop, is reported by the
+            logger `pmesh.stalls` and in `stalls`; None for never.
         clock: The source of time; a virtual one in tests.
         chooser: Given the refs of all agents that are ready, returns the index of the one to serve next; first
             come, first served by default. For tests of schedules.
@@ -123,6 +138,7 @@ class Coordinator:
         drain_timeout: float = 30.0,
         dead_letters: int = 1_000,
         slice_seconds: float = 0.001,
+        stall_after: float | None = 10.0,
         clock: Clock | None = None,
         chooser: Callable[[list[AgentRef]], int] | None = None,
         signals: bool = False,
@@ -146,6 +162,8 @@ class Coordinator:
         self.dead_letters = DeadLetters(dead_letters)
         self.shutdown = Shutdown(self, {"drain": self._drain_all, "stop": self._stop_all})
         self._block = SignalledBlock(self.shutdown) if signals else None
+        self.stalls = Stalls()
+        self._stall_seconds = 0.0 if stall_after is None else timeout_seconds(stall_after, "stall_after")
         self._window = window or 0
         self._drain_timeout = timeout_seconds(drain_timeout, "drain_timeout")
         self._slice_seconds = timeout_seconds(slice_seconds, "slice_seconds")
@@ -180,12 +198,15 @@ class Coordinator:
             window=self._window,
             slice_seconds=self._slice_seconds,
             chooser=self._chooser,
+            stall_seconds=self._stall_seconds,
         )
         self._lives.open(loop, self._dispatcher)
         self._recovery.open(loop)
         self.shutdown._open(loop)
         if self._block is not None:
             self._block.enter(loop)
+        self._loop_watch = LoopWatch(self, self._dispatcher, self._stall_seconds)
+        self._loop_watch.start()
         # asyncio.run cancels all tasks when it ends; this one hears of it for all agents.
         self._keeper = loop.create_task(self._keep(), name=f"pmesh-{self.name}")
         _dispatchers.add(self)
@@ -197,6 +218,8 @@ class Coordinator:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
+        if self._keeper is None:
+            return None
         by_signal = self._block is not None and self._block.leave(error)
         if kind is not None and not issubclass(kind, Exception) and not by_signal and not self._closed:
             # Cancelled, as by Ctrl-C: whoever wants to leave now does not want to drain.
@@ -236,6 +259,7 @@ class Coordinator:
             raise
         finally:
             self._closed = True
+            self._loop_watch.end()
             self._dispatcher.end()
             self.dead_letters.log_summary()
             _dispatchers.discard(self)
@@ -724,6 +748,9 @@ class Coordinator:
 
     def on_killed(self, cell: Cell) -> None:
         self._lives.kill_cancelled(cell)
+
+    def on_stalls(self, shown: list[InHand], count: int) -> None:
+        self.stalls.add_waiting(shown, count, self._clock.now_ns())
 
     # Looking.
 

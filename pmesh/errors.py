@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "AgentStopped",
+    "AskCycle",
     "AskTimeout",
     "CoordinatorClosed",
     "ExtraMissing",
@@ -62,6 +63,18 @@ class AgentStopped(PmeshError):
 
 class AskTimeout(PmeshError, TimeoutError):
     """No answer came within the timeout of an ask."""
+
+
+class AskCycle(PmeshError, RuntimeError):
+    """An ask would have waited, directly or through others, on the handler that made it.
+
+    Attributes:
+        chain: Names of the agents from the one that asked, each waiting for the next, back to that one.
+    """
+
+    def __init__(self, text: str = "", chain: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.chain = chain
 
 
 class UnhandledMessage(PmeshError, TypeError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pmesh._core import AgentRef, Cell, Counters, Dispatcher, HandlerTable, Meter
+from pmesh._core import AgentRef, Cell, Counters, Dispatcher, HandlerTable, Meter, Waiter
 from pmesh.agent import Agent, MailboxPolicy, is_overridden
 from pmesh.errors import StartFailed
 from pmesh.lifecycle import Lifecycle, State, StopReason
@@ -214,7 +214,9 @@ class Lives:
         """Run `on_start` in the agent's own Task; leaves the agent STARTING or DRAINING, or raises once it ended."""
         error: BaseException | None = None
         try:
-            await self.run_hook(life, agent.on_start)
+            waiter = life.cell.run_hook(agent.on_start)
+            if waiter is not None:
+                await self._hook_over(life, waiter)
         except BaseException as raised:  # noqa: BLE001 - raised again below, once the agent has ended
             error = raised
         if error is None and life.state in (State.STARTING, State.DRAINING):
@@ -237,8 +239,10 @@ class Lives:
         Cancel safety: a cancelled call cancels the hook.
         """
         waiter = life.cell.run_hook(hook, *args)
-        if waiter is None:
-            return
+        if waiter is not None:
+            await self._hook_over(life, waiter)
+
+    async def _hook_over(self, life: Life, waiter: Waiter) -> None:
         life.starting = self._loop.create_future()
         try:
             await waiter
@@ -349,7 +353,8 @@ class Lives:
         between = self._is_between(life)
         life.cell.discard()
         life.move(State.STOPPING)
-        self.recovery.hasten(life)
+        if life.record is not None:
+            self.recovery.hasten(life)
         if between:
             run_on_stop = False
             life.cell.cancel_handlers()
@@ -481,7 +486,8 @@ class Lives:
         if life.parent is not None and life.parent.children is not None:
             life.parent.children.pop(life.name, None)
         life.move(State.STOPPED)
-        self._end_watches(life)
+        if life.watchers is not None or life.watching is not None:
+            self._end_watches(life)
         if life.ended is not None and not life.ended.done():
             life.ended.set_result(None)
 

@@ -116,3 +116,13 @@ def python() -> Callable[..., str]:
         return done.stdout
 
     return run_code
+
+
+@pytest.fixture(scope="session")
+def hdrh() -> Any:
+    """The module `hdrh.histogram`, where it can be had without turning the GIL on."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        pytest.skip("importing hdrh turns the GIL back on, and the thread tests would then show nothing")
+    return pytest.importorskip(
+        "hdrh.histogram", reason="no hdrh here (no wheel for 3.15 and 3.14t): not compared with HdrHistogram"
+    )

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from pmesh import LatencyRecorder
-from pmesh.load.environment import Environment
+from pmesh.environment import Environment
 from pmesh.load.profiles import PROFILES
 from pmesh.load.report import AgentRow, Counts, Plan, Point, Report, Spread
 from pmesh.load.resources import Resources

@@ -1,12 +1,14 @@
 """A mailbox in plain Python: the oracle that the compiled one is compared with.
 
 It is written from the design's words (capacity, lanes, policies, account), not from its code,
-has the public interface of `pmesh._core.Mailbox`, and does everything in the most obvious way.
+has the public interface of `pmesh._core.Mailbox`, and does everything in the most obvious way. So does the
+limit of an adaptive one, by itself, since a mailbox alone knows no time.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -166,3 +168,52 @@ class Mailbox:
     @property
     def pending(self) -> int:
         return len(self) + self._in_hand
+
+
+@dataclasses.dataclass
+class Limit:
+    """How many messages may wait in an adaptive mailbox that rejects, where none expire."""
+
+    capacity: int
+    target_ns: int
+    interval_ns: int
+    waiting: list[int] = dataclasses.field(default_factory=list)  # when each was accepted
+    level: float = 0.0
+    good_until_ns: int = 0
+    bad_since_ns: int | None = None
+    started: int = 0
+
+    def __post_init__(self) -> None:
+        self.level = float(self.capacity)
+
+    def offer(self, now_ns: int) -> bool:
+        if len(self.waiting) >= int(self.level) and self.bad_since_ns is None and self.waiting:
+            self._grow(min(now_ns, self.waiting[0] + self.target_ns))
+        accepted = len(self.waiting) < int(self.level)
+        if accepted:
+            self.waiting.append(now_ns)
+        return accepted
+
+    def start(self, now_ns: int) -> None:
+        accepted_ns = self.waiting.pop(0)
+        if now_ns - accepted_ns < self.target_ns or not self.waiting:
+            if self.bad_since_ns is not None:
+                self.bad_since_ns, self.good_until_ns = None, now_ns
+            self._grow(now_ns)
+            return
+        if self.bad_since_ns is None:
+            self._grow(accepted_ns + self.target_ns)
+            self.bad_since_ns, self.started = now_ns, 0
+            return
+        self.started += 1
+        elapsed_ns = now_ns - self.bad_since_ns
+        if elapsed_ns >= self.interval_ns:
+            self.level = min(max(1.0, self.started * self.target_ns / elapsed_ns), float(self.capacity))
+            self.bad_since_ns, self.started = now_ns, 0
+
+    def _grow(self, until_ns: int) -> None:
+        if until_ns > self.good_until_ns:
+            doublings = (until_ns - self.good_until_ns) / self.interval_ns
+            self.level = float(self.capacity) if doublings > 64 else self.level * math.exp2(doublings)
+            self.level = min(self.level, float(self.capacity))
+            self.good_until_ns = until_ns

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from load_samples import ENVIRONMENT, report
 from rich.console import Console
 
+from pmesh.environment import Environment
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.load.compare import Change, Comparison, Limit, compare, parse_limit, samples_needed
 from pmesh.load.document import Document, read_document
-from pmesh.load.environment import Environment
 from pmesh.load.profiles import Profile
 from pmesh.load.rendering.compare_page import compare_page
 from pmesh.load.rendering.terminal_tables import comparison_table

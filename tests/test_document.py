@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from load_samples import ENVIRONMENT, point, recorder, report
 
 from pmesh import LatencyRecorder, Overflow
+from pmesh.environment import Environment
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.load.document import Document, read_document
-from pmesh.load.environment import Environment
 from pmesh.load.profiles import Profile, Reference
 from pmesh.load.report import (
     AgentRow,

@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorder_samples import HIGHEST_NS, recorder_of, state
 
 from pmesh import InvalidArgument, InvalidType, LatencyRecorder, PmeshError
 from pmesh.errors import ExtraMissing
 from pmesh.hdr import Interval, write_hlog
 
-HIGHEST_NS = 60_000_000_000
 COUNTERS = 27_648
 JAR = Path(os.environ.get("HDRHISTOGRAM_JAR", "/usr/share/java/hdrhistogram.jar"))
 
@@ -47,24 +47,6 @@ DISTRIBUTIONS: dict[str, Callable[[random.Random], float]] = {
 def samples(name: str, count: int = 2_000) -> list[int]:
     source = random.Random(name)  # the name is the seed
     return [min(int(DISTRIBUTIONS[name](source)), HIGHEST_NS) for _ in range(count)]
-
-
-def recorder_of(values: list[int]) -> LatencyRecorder:
-    recorder = LatencyRecorder()
-    for value in values:
-        recorder.record(value)
-    return recorder
-
-
-def state(recorder: LatencyRecorder) -> tuple[object, ...]:
-    return (
-        recorder.count,
-        recorder.min,
-        recorder.max,
-        recorder.below_range,
-        recorder.above_range,
-        list(recorder.counts()),
-    )
 
 
 def highest_equivalent(recorder: LatencyRecorder, value: int) -> int:
@@ -110,15 +92,6 @@ def number(value: int) -> bytes:
     while len(groups) > 1 and not groups[-1]:
         groups.pop()
     return bytes(group | 0x80 for group in groups[:-1]) + bytes(groups[-1:])
-
-
-@pytest.fixture(scope="module")
-def hdrh() -> Any:
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        pytest.skip("importing hdrh turns the GIL back on, and the thread tests would then show nothing")
-    return pytest.importorskip(
-        "hdrh.histogram", reason="no hdrh here (no wheel for 3.15 and 3.14t): not compared with HdrHistogram"
-    )
 
 
 def hdrh_of(hdrh: Any, values: list[int]) -> Any:

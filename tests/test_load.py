@@ -17,12 +17,12 @@ import pytest
 
 import pmesh
 from pmesh import Coordinator, Stats, handler
+from pmesh.environment import choose_loop
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.load import DEFAULT_OBJECTIVES, PROFILES, Counts, Driver, Objective, Profile, Report, make_plan, run
 from pmesh.load import driver as driver_module
 from pmesh.load import subjects as subjects_module
 from pmesh.load.driver import find_faults
-from pmesh.load.environment import choose_loop
 from pmesh.load.resources import measure_overhead, resident_bytes
 from pmesh.load.subjects import LoadAgent
 from pmesh.units import bytes_text, duration_text, percent_text

@@ -14,8 +14,9 @@ from load_samples import ENVIRONMENT, point, report
 
 from pmesh.errors import InvalidArgument
 from pmesh.load import outputs as outputs_module
-from pmesh.load.outputs import FORMATS, OutputFailed, Outputs
+from pmesh.load.outputs import FORMATS, ReportOutputs
 from pmesh.load.report import Report
+from pmesh.outputs import OutputFailed
 
 
 def named(name: str) -> Report:
@@ -48,13 +49,13 @@ def test_two_outputs_to_one_file_are_refused_by_whatever_names(
     other = f"{tmp_path}/{name}"
     with (
         pytest.raises(InvalidArgument, match=r"^--json and --html would both write '"),
-        Outputs({"json": str(tmp_path / "a"), "html": other}),
+        ReportOutputs({"json": str(tmp_path / "a"), "html": other}),
     ):
         pytest.fail("entered")
 
 
 def test_a_file_made_for_a_refused_pair_is_removed(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument), Outputs({"json": f"{tmp_path}/a", "html": f"{tmp_path}/./a"}):
+    with pytest.raises(InvalidArgument), ReportOutputs({"json": f"{tmp_path}/a", "html": f"{tmp_path}/./a"}):
         pytest.fail("entered")
     assert list(tmp_path.iterdir()) == []
 
@@ -62,7 +63,7 @@ def test_a_file_made_for_a_refused_pair_is_removed(tmp_path: Path) -> None:
 def test_two_outputs_to_stdout_are_refused() -> None:
     with (
         pytest.raises(InvalidArgument, match=r"^--json and --csv would both write stdout$"),
-        Outputs({"json": "-", "html": None, "csv": "-"}),
+        ReportOutputs({"json": "-", "html": None, "csv": "-"}),
     ):
         pytest.fail("entered")
 
@@ -71,12 +72,12 @@ def test_the_file_behind_stdout_is_stdout(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "out"
     with path.open("w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        with Outputs({"json": str(path)}) as outputs:
+        with ReportOutputs({"json": str(path)}) as outputs:
             assert outputs.on_stdout, "the tables must go elsewhere"
             outputs.write_each({"json": lambda: "{}\n"})
         with (
             pytest.raises(InvalidArgument, match="--json and --csv would both write stdout"),
-            Outputs({"json": "-", "csv": str(path)}),
+            ReportOutputs({"json": "-", "csv": str(path)}),
         ):
             pytest.fail("entered")
     assert path.read_text() == "{}\n"
@@ -84,7 +85,7 @@ def test_the_file_behind_stdout_is_stdout(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.skipif(not os.path.exists("/dev/null"), reason="needs /dev/null")
 def test_any_number_of_outputs_may_go_to_dev_null() -> None:
-    with Outputs({"json": "/dev/null", "csv": "/dev/null"}) as outputs:
+    with ReportOutputs({"json": "/dev/null", "csv": "/dev/null"}) as outputs:
         outputs.write_each({"json": lambda: "{}", "csv": lambda: "a"})
 
 
@@ -98,7 +99,7 @@ def test_a_format_that_fails_costs_no_other_and_all_failures_are_told(
     paths = {kind: str(tmp_path / kind) for kind in ("json", "markdown", "html", "csv")}
     with (
         pytest.raises(OutputFailed) as caught,
-        Outputs(paths) as outputs,
+        ReportOutputs(paths) as outputs,
     ):
         outputs.write(ENVIRONMENT, [report()])
     assert str(caught.value) == (
@@ -116,7 +117,7 @@ def test_a_report_whose_making_fails_leaves_what_the_file_held(tmp_path: Path) -
     def fail() -> str:
         raise MemoryError
 
-    with pytest.raises(OutputFailed), Outputs({"html": str(path)}) as outputs:
+    with pytest.raises(OutputFailed), ReportOutputs({"html": str(path)}) as outputs:
         outputs.write_each({"html": fail})
     assert path.read_text() == "before"
 
@@ -127,7 +128,7 @@ def test_a_report_whose_making_fails_leaves_what_the_file_held(tmp_path: Path) -
 )
 def test_every_profile_has_a_tag_in_the_hlog(name: str, tag: str, tmp_path: Path) -> None:
     path = tmp_path / "report.hlog"
-    with Outputs({"hlog": str(path)}) as outputs:
+    with ReportOutputs({"hlog": str(path)}) as outputs:
         outputs.write(ENVIRONMENT, [named(name)])
     assert re.findall(r"^Tag=(.*?),", path.read_text(), re.MULTILINE) == [tag]
 
@@ -136,13 +137,13 @@ def test_stdout_gets_utf_8_whatever_the_locale(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "out"
     with path.open("w", encoding="ascii") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        with Outputs({"html": "-"}) as outputs:
+        with ReportOutputs({"html": "-"}) as outputs:
             outputs.write_each({"html": lambda: "µ\n"})
     assert path.read_text("utf-8") == "µ\n"
 
 
 def test_half_a_surrogate_pair_does_not_cost_the_report(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    with Outputs({"html": str(path)}) as outputs:
+    with ReportOutputs({"html": str(path)}) as outputs:
         outputs.write_each({"html": lambda: "a\ud800b"})
     assert path.read_text("utf-8") == "a?b"

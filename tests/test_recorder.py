@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recorder_samples import HIGHEST_NS, recorder_of, state
 
 from pmesh import LatencyRecorder
 from pmesh.errors import PmeshError
 
-HIGHEST_NS = 60_000_000_000
 INT64_MAX = 2**63 - 1
 COUNTERS_BYTES = 27_648 * 8
 PERCENTILES = (0, 0.1, 1, 1.1, 10, 25, 33.3, 50, 75, 90, 95, 99, 99.9, 99.99, 100)
@@ -35,13 +35,6 @@ anything = st.one_of(in_range, st.integers(-(2**63), 2**63 - 1))
 decimals = st.integers(0, 100_000).map(lambda thousandths: thousandths / 1000)
 
 
-def recorder_of(values: list[int]) -> LatencyRecorder:
-    recorder = LatencyRecorder()
-    for value in values:
-        recorder.record(value)
-    return recorder
-
-
 def bucket(value: int) -> tuple[int, int]:
     """Lowest and highest value of the bucket of `value`, from the definition and not by index."""
     width = 1 if value < 2048 else 2 ** (value.bit_length() - 11)
@@ -53,26 +46,6 @@ def exact(values: list[int], percentile: float) -> int:
     """The percentile of the samples themselves: rank ceil(p / 100 * n), p as the decimal it is written as."""
     rank = math.ceil(Fraction(str(percentile)) * len(values) / 100)
     return sorted(values)[max(rank, 1) - 1]
-
-
-def state(recorder: LatencyRecorder) -> tuple[object, ...]:
-    return (
-        recorder.count,
-        recorder.min,
-        recorder.max,
-        recorder.below_range,
-        recorder.above_range,
-        list(recorder.counts()),
-    )
-
-
-@pytest.fixture
-def hdrh() -> Any:
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        pytest.skip("importing hdrh turns the GIL back on, and the thread tests would then show nothing")
-    return pytest.importorskip(
-        "hdrh.histogram", reason="no hdrh here (no wheel for 3.15 and 3.14t): not compared with HdrHistogram"
-    )
 
 
 # The layout

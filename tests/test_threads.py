@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from virtual_time import VirtualTimeLoop
 
 from pmesh import Agent, AgentStopped, MailboxPolicy, Overflow, PmeshError
 
@@ -36,7 +37,7 @@ class Receiver:
 
 
 def start(function: Callable[[int], None]) -> tuple[list[threading.Thread], list[BaseException]]:
-    """THREADS threads that all begin at once; what they raise lands in the list."""
+    """THREADS threads that all begin at once and may call the running loop; what they raise lands in the list."""
     errors: list[BaseException] = []
     barrier = threading.Barrier(THREADS)
 
@@ -50,6 +51,9 @@ def start(function: Callable[[int], None]) -> tuple[list[threading.Thread], list
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(THREADS)]
     for thread in threads:
         thread.start()
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, VirtualTimeLoop):
+        loop.expect_calls_of(threads)
     return threads, errors
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import selectors
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pmesh import Clock
@@ -21,6 +22,9 @@ START_NS = 1_000 * SECOND_NS
 
 # A test that is busy for longer than this in virtual time goes round in circles.
 HORIZON_NS = 7 * 86_400 * SECOND_NS
+
+# Real seconds between two looks whether threads are still alive.
+LOOK_SECONDS = 0.02
 
 # Real seconds to wait for a thread that a test said it expects something of.
 THREAD_PATIENCE_SECONDS = 30.0
@@ -38,6 +42,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now_ns = START_NS
         self.clock.set_ns(START_NS)
         self._threads = 0
+        self._expected: list[threading.Thread] = []
         super().__init__(_JumpingSelector(self))
 
     def time(self) -> float:
@@ -50,6 +55,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if self._now_ns > START_NS + HORIZON_NS:
             raise Deadlock(f"still busy after {HORIZON_NS // SECOND_NS} virtual s; tasks:\n{self._tasks()}")
         self.clock.set_ns(self._now_ns)
+
+    def expect_calls_of(self, threads: Iterable[threading.Thread]) -> None:
+        """As long as one of `threads` lives it may call this loop: it waits for that, and no time passes."""
+        self._expected.extend(threads)
 
     @contextlib.contextmanager
     def threads_at_work(self) -> Iterator[None]:
@@ -81,6 +90,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """What is ready; if nothing is, jump by `timeout` (None: nothing is scheduled)."""
         events = selector.select(0)
         if events or timeout == 0:
+            return events
+        # A thread can be half way through a call: the callback is queued, and the loop not yet woken.
+        while not events and any(thread.is_alive() for thread in self._expected):
+            events = selector.select(LOOK_SECONDS)
+        events = events or selector.select(0)
+        if events:
             return events
         if self._threads:
             events = selector.select(THREAD_PATIENCE_SECONDS)

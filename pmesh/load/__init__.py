@@ -5,14 +5,14 @@
     report.require("p99<5ms", "success>=99.5%")
 
 `plan` says what is asked for, `subjects` what is put under load, `senders` send, `recording` watches, `driver` does
-it all in order; `resources` and `environment` say what it cost and where. `report` is the result and its JSON,
+it all in order; `resources` says what it cost. `report` is the result and its JSON,
 `document` reads that again, `compare` holds two of them side by side. `search` and `drift` draw conclusions.
 `markdown`, `html` and `tables` are how a report looks; `command` and `terminal` are what the `pmesh` command adds,
 and nothing else imports those, so `pmesh.load` needs neither click nor rich.
 """
 
+from pmesh.environment import Environment
 from pmesh.load.driver import Driver, run
-from pmesh.load.environment import Environment
 from pmesh.load.plan import Plan, make_plan
 from pmesh.load.profiles import PROFILES, Profile, Reference
 from pmesh.load.report import (

@@ -18,15 +18,16 @@ from typing import Any, Self
 import click
 
 import pmesh
+from pmesh.environment import LoopFactory, choose_loop
 from pmesh.errors import PmeshError
 from pmesh.load.driver import Driver
-from pmesh.load.environment import LoopFactory, choose_loop
-from pmesh.load.outputs import OutputFailed, Outputs
+from pmesh.load.outputs import ReportOutputs
 from pmesh.load.plan import Plan, make_plan
 from pmesh.load.rendering.terminal import Screen
 from pmesh.load.report import Report, Search
 from pmesh.load.search import check_searchable, check_start, find_max
 from pmesh.load.subjects import name_of, resolve
+from pmesh.outputs import OutputFailed
 from pmesh.slo import Objective, default_objectives
 
 __all__ = ["ExitCode", "LoadOptions", "load"]
@@ -109,7 +110,7 @@ class _Command:
             if options.changes.get("rate") is not None:
                 check_start(options.changes["rate"])
         self._drivers = [self._driver(self._plan(name, options.changes)) for name in options.names]
-        self._outputs = Outputs(options.paths)
+        self._outputs = ReportOutputs(options.paths)
         self._reports: list[Report] = []
         self._searches: list[Search] = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pmesh.load.environment import Environment
+from pmesh.environment import Environment
 from pmesh.load.report import Report
 
 __all__ = ["difference_text", "environment_differences", "run_differences"]

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pmesh import LatencyRecorder
+from pmesh.environment import Environment
 from pmesh.errors import InvalidArgument, InvalidType
-from pmesh.load.environment import Environment
 from pmesh.load.profiles import Profile, Reference
 from pmesh.load.report import (
     SCHEMA,

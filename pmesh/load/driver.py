@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pmesh import AgentRef, Coordinator, LatencyRecorder, MailboxPolicy, Overflow
+from pmesh.environment import Environment, describe_environment
 from pmesh.errors import InvalidArgument, InvalidType, PmeshError
 from pmesh.load.drift import soak_of
-from pmesh.load.environment import Environment, describe_environment
 from pmesh.load.plan import Plan, make_plan
 from pmesh.load.profiles import Profile
 from pmesh.load.recording import Recording

@@ -11,9 +11,10 @@ from pmesh.errors import InvalidArgument
 from pmesh.load import compare as comparing
 from pmesh.load.command import ExitCode
 from pmesh.load.document import read_document
-from pmesh.load.outputs import OutputFailed, Outputs
+from pmesh.load.outputs import ReportOutputs
 from pmesh.load.rendering.terminal import Screen
 from pmesh.load.report import Report, Search
+from pmesh.outputs import OutputFailed, Outputs
 from pmesh.streams import CONTROLS
 
 __all__ = ["compare", "report"]
@@ -37,7 +38,7 @@ def report(files: Sequence[str], paths: Mapping[str, str | None]) -> ExitCode:
             click.echo(warning.translate(CONTROLS), err=True)
     if not reports and not searches:
         raise InvalidArgument(f"nothing was measured in {', '.join(files)}")
-    with Outputs(paths) as outputs:
+    with ReportOutputs(paths) as outputs:
         screen = Screen(sys.stdout, show_progress=False, silent=bool(outputs))
         for found in reports:
             screen.show_report(found)

@@ -15,7 +15,7 @@ from pmesh.slo import Objective, Verdict, as_objective, judge, split_figure
 
 if TYPE_CHECKING:
     from pmesh import Counters, LatencyRecorder
-    from pmesh.load.environment import Environment
+    from pmesh.environment import Environment
     from pmesh.load.profiles import Profile
     from pmesh.load.resources import Resources
 

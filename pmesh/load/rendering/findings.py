@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pmesh.units import duration_text, percent_text
 
 if TYPE_CHECKING:
-    from pmesh.load.environment import Environment
+    from pmesh.environment import Environment
     from pmesh.load.profiles import Reference
     from pmesh.load.report import Report, Search
 

@@ -36,7 +36,7 @@ from pmesh.load.report import Counts
 from pmesh.units import bytes_text, duration_text, percent_text
 
 if TYPE_CHECKING:
-    from pmesh.load.environment import Environment
+    from pmesh.environment import Environment
     from pmesh.load.report import AgentRow, Drift, Report, Search, Spread
 
 __all__ = ["MOST_AGENT_ROWS", "compare_page", "render"]

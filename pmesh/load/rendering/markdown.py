@@ -34,7 +34,7 @@ from pmesh.load.report import Counts
 from pmesh.units import bytes_text, duration_text, observed_text, percent_text
 
 if TYPE_CHECKING:
-    from pmesh.load.environment import Environment
+    from pmesh.environment import Environment
     from pmesh.load.report import Report, Search
 
 __all__ = ["render"]

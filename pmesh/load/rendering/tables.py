@@ -16,7 +16,7 @@ from pmesh.load.profiles import Reference
 from pmesh.load.report import Drift, Point, Soak, Spread
 
 if TYPE_CHECKING:
-    from pmesh.load.environment import Environment
+    from pmesh.environment import Environment
     from pmesh.load.report import Report, Search
 
 __all__ = ["render", "series_csv"]

@@ -37,8 +37,8 @@ from pmesh.streams import CONTROLS, discard_rest
 from pmesh.units import duration_text, observed_text
 
 if TYPE_CHECKING:
+    from pmesh.environment import Environment
     from pmesh.load.compare import Breach, Comparison
-    from pmesh.load.environment import Environment
     from pmesh.load.report import Report, Search, Step
     from pmesh.slo import Objective
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pmesh
+from pmesh._core import BUILD_INFO
 from pmesh.errors import InvalidArgument
 
-__all__ = ["Environment", "choose_loop", "describe_environment"]
+__all__ = ["Environment", "LoopFactory", "choose_loop", "describe_environment"]
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -48,7 +49,7 @@ def describe_environment() -> Environment:
         cpu=_cpu_model(),
         cpu_count=_cpu_count(),
         event_loop=loop,
-        build=dict(pmesh.BUILD_INFO),
+        build=dict(BUILD_INFO),
         started_at=datetime.datetime.now().astimezone().isoformat(timespec="milliseconds"),
     )
 

@@ -5,6 +5,8 @@ import pmesh
 async with pmesh.Coordinator("shop") as mesh:
     echo = await mesh.spawn(lambda payload: payload, name="echo")
     print(await echo.ask("hello"))
+
+PYTEST_DONT_REWRITE: it has a plugin for pytest, which would warn whoever has imported this before.
 """
 
 from importlib.machinery import PathFinder as _PathFinder

@@ -271,7 +271,7 @@ cdef class Dispatcher:
     cdef object done_future           # what a Task is told that it waited for
     cdef object scope_var
     cdef object get_loop              # returns the loop
-    cdef object is_closed             # the loop's
+    cdef bint shows_closed            # the loop is one of asyncio's own, and has `_closed`
     cdef object hooks                 # the coordinator: dead_letter, failure, overflow, killed
     cdef readonly unsigned long thread_id
     cdef Cell ready_first
@@ -328,7 +328,7 @@ cdef class Dispatcher:
         self.running_loop = asyncio._get_running_loop
         self.scope_var = SCOPE
         self.get_loop = self._get_loop
-        self.is_closed = loop.is_closed
+        self.shows_closed = type(loop).is_closed is asyncio.BaseEventLoop.is_closed and hasattr(loop, "_closed")
         self.done_future = loop.create_future()
         self.done_future.set_result(None)
         self.thread_id = PyThread_get_thread_ident()
@@ -345,6 +345,13 @@ cdef class Dispatcher:
 
     def _get_loop(self):
         return self.loop
+
+    cdef inline bint loop_is_closed(self) except -1:
+        # For each message told from outside of handlers; asyncio's own method is a call of Python, and costs as much as
+        # all of `Mailbox.put`.
+        if self.shows_closed:
+            return self.loop._closed
+        return self.loop.is_closed()
 
     # The run queue.
 
@@ -995,7 +1002,7 @@ cdef class Dispatcher:
         """Offer a prepared message; True when it was accepted. From any thread."""
         cdef bint ready = False
         cdef Message displaced, following
-        if not self.draining and self.is_closed():
+        if not self.draining and self.loop_is_closed():
             # The loop was closed under a coordinator that was never left.
             message.outcome = OFFER_CLOSED
             cell.close()
@@ -1174,7 +1181,7 @@ cdef class Dispatcher:
         cdef Slot spare = self.spare
         self.ended = True
         self.spare = None
-        if spare is not None and not self.is_closed():
+        if spare is not None and not self.loop_is_closed():
             spare.end()
         if self.timer is not None:
             self.timer.cancel()

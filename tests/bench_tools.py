@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,7 +121,3 @@ class Project:
 
     def ab(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*arguments), cwd=self.root, capture_output=True, text=True, check=False)
-
-
-def has_git() -> bool:
-    return shutil.which("git") is not None

@@ -99,4 +99,5 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     for variant in ("debug", "trace"):
         monkeypatch.setitem(pmesh.BUILD_INFO, variant, False)
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("COLUMNS", "300")  # the short summary is cut to the width of the terminal
     return Project(pytester)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +168,20 @@ def test_a_missing_valgrind_is_named_with_its_package(monkeypatch: pytest.Monkey
 
     with pytest.raises(instructions.Problem, match="apt-get install valgrind"):
         instructions.count_all(["recorder: record"])
+
+
+def test_the_commands_in_the_documentation_have_the_options_that_they_use() -> None:
+    parsers = {"bench-ab": importlib.import_module("ab").parse, "bench-instructions": instructions.parse}
+    page = (bench_tools.BENCHMARKS.parent / "docs" / "regressions.md").read_text(encoding="utf-8")
+    shown = [
+        (environment, shlex.split(arguments, comments=True))
+        for environment, arguments in re.findall(r"^tox run -e (bench-\S+) --(.*)$", page, re.MULTILINE)
+    ]
+
+    for environment, arguments in shown:
+        parsers[environment](arguments)  # exits where one is not known
+
+    assert {environment for environment, _ in shown} == set(parsers)
 
 
 def test_every_hot_operation_runs_and_is_counted_in_every_committed_file() -> None:

@@ -33,10 +33,7 @@ def shown(project: Project) -> Project:
 
 
 def test_its_tests_pass_as_they_stand(shown: Project) -> None:
-    result = shown.run("--strict-markers", "-W", "error")
-    outcomes = result.parseoutcomes()
-    assert set(outcomes) == {"passed"}
-    assert outcomes["passed"] == PAGE.count("\ndef test_")
+    shown.run("--strict-markers").assert_outcomes(passed=PAGE.count("\ndef test_"))
 
 
 def test_its_commands_run_in_their_order(shown: Project) -> None:

@@ -31,7 +31,7 @@ def why_disabled(config: pytest.Config) -> str | None:
 
 
 def build_of(info: Mapping[str, object]) -> str:
-    """ "release", or the variants of a build of pmesh that is slow on purpose."""
+    """The variants of a build of pmesh that is slow on purpose, such as "debug"; otherwise "release"."""
     return " and ".join(variant for variant in ("debug", "trace") if info[variant]) or "release"
 
 
@@ -61,10 +61,11 @@ class Gates:
         import pmesh
 
         build = build_of(pmesh.BUILD_INFO)
-        obstacle = None
-        if benchmark.disabled:
-            obstacle = why_disabled(self._config) or "pytest-benchmark has disabled benchmarks"
-        elif build != "release":
+        # The first releases of pytest-benchmark 5 do not notice that they run in a worker of xdist.
+        obstacle = why_disabled(self._config)
+        if obstacle is None and benchmark.disabled:
+            obstacle = "pytest-benchmark has disabled benchmarks"
+        if obstacle is None and build != "release":
             obstacle = (
                 f"this is a {build} build of pmesh ({os.path.dirname(pmesh.__file__)}), whose figures say nothing"
             )
@@ -75,7 +76,7 @@ class Gates:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         if item.nodeid in self._refused:
-            pytest.fail(f"{item.nodeid}: {self._refused[item.nodeid]}", pytrace=False)
+            pytest.fail(self._refused[item.nodeid], pytrace=False)
         outcome = yield  # what the test itself raises goes through
         promise, result = self._promises.get(item.nodeid), self._results.get(item.nodeid)
         if promise is not None:
@@ -84,7 +85,7 @@ class Gates:
             if result is not None:
                 why_not = result.why_not() or ""
             if why_not:
-                pytest.fail(f"{item.nodeid}: cannot judge {objectives}: {why_not}", pytrace=False)
+                pytest.fail(f"cannot judge {objectives}: {why_not}", pytrace=False)
             if result is not None and result.missed():
                 pytest.fail(result.explain(), pytrace=False)
         if result is not None:
@@ -102,7 +103,7 @@ class Gates:
         if not self._margins or self._config.option.collectonly:
             return
         benchmarks: Any = self._config.pluginmanager.get_plugin(BENCHMARK_SESSION)
-        baselines = {os.path.relpath(path): saved for path, saved in benchmarks.compared_mapping.items()}
+        baselines = {str(path): saved for path, saved in benchmarks.compared_mapping.items()}
         self._comparison = compare(self._results.values(), baselines, self._margins)
         if self._comparison.failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -125,15 +125,13 @@ class Result:
         return [] if self.promise is None else [v for v in judge(self.figure, self.promise.objectives) if not v.passed]
 
     def explain(self) -> str:
-        """Every objective with what was observed, and every attempt: the text of a failure."""
+        """What was missed, by how much, and in every attempt: the text of a failure."""
         assert self.promise is not None
-        missed = self.missed()
-        lines = [f"{self.nodeid} missed {', '.join(verdict.objective.text for verdict in missed)}"]
-        for verdict in judge(self.figure, self.promise.objectives):
-            objective = verdict.objective
-            allowed = f"{objective.comparison} {observed_text(objective.figure, objective.bound)}"
-            outcome = "ok" if verdict.passed else "MISSED"
-            lines.append(f"  {objective.figure}: observed {verdict.observed_text}, allowed {allowed}: {outcome}")
+        verdicts = judge(self.figure, self.promise.objectives)
+        missed = [_against(verdict) for verdict in verdicts if not verdict.passed]
+        kept = [_against(verdict) for verdict in verdicts if verdict.passed]
+        lines = [f"slo missed: {'; '.join(missed)}"]
+        lines.extend(f"  kept: {each}" for each in kept)
         lines.extend(f"  {line}" for line in self.attempt_lines())
         return "\n".join(lines)
 
@@ -164,6 +162,13 @@ class Result:
             saved["histogram"] = self.recorder.encode()
         saved["attempts"] = [attempt.as_dict() for attempt in (*self.throughput, *self.latency)]
         return saved
+
+
+def _against(verdict: Verdict) -> str:
+    """What was observed, against what is allowed."""
+    objective = verdict.objective
+    bound = observed_text(objective.figure, objective.bound)
+    return f"{objective.figure} observed {verdict.observed_text}, allowed {objective.comparison} {bound}"
 
 
 def seconds_of(saved: Mapping[str, Any]) -> dict[str, float]:

@@ -66,6 +66,7 @@ __all__ = [
     "Request",
     "Restart",
     "Send",
+    "Shutdown",
     "Stall",
     "Stalls",
     "StartFailed",
@@ -118,6 +119,7 @@ if _TYPE_CHECKING:
     )
     from pmesh.lifecycle import State, StopReason
     from pmesh.lives import Terminated
+    from pmesh.shutdown import Shutdown
     from pmesh.stalls import Stall, Stalls
     from pmesh.stats import Stats
     from pmesh.supervision import Backoff, Directive, Restart, Strategy, SupervisionPolicy, Supervisor
@@ -131,6 +133,7 @@ else:
         "errors",
         "lifecycle",
         "lives",
+        "shutdown",
         "stalls",
         "stats",
         "supervision",

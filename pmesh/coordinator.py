@@ -56,6 +56,8 @@ from pmesh.errors import (
 from pmesh.lifecycle import State, StopReason
 from pmesh.lives import NO_ARGUMENTS, Arguments, Kind, Life, Lives, Terminated
 from pmesh.recovery import Lost, Recovery
+from pmesh.shutdown import Shutdown
+from pmesh.signals import SignalledBlock
 from pmesh.stalls import LoopWatch, Stalls
 from pmesh.stats import Stats
 from pmesh.supervision import (
@@ -103,8 +105,9 @@ class Coordinator:
     """Registry, dispatcher and life of the agents of one event loop.
 
     Enter it with `async with`; leaving refuses mail from outside, lets agents handle what was accepted
-    and what their handlers still send, and then stops them in reverse order of start. Leaving because of a
-    cancellation, as Ctrl-C makes one, does not drain: handlers are cancelled, and what waits is dead-lettered.
+    and what their handlers still send, and then stops them in reverse order of start; `shutdown` has the phases of
+    that, and takes tasks for them. Leaving because of a cancellation, as Ctrl-C makes one, does not drain: handlers
+    are cancelled, and what waits is dead-lettered.
 
     Args:
         name: For logs and repr.
@@ -119,6 +122,12 @@ class Coordinator:
         clock: The source of time; a virtual one in tests.
         chooser: Given the refs of all agents that are ready, returns the index of the one to serve next; first
             come, first served by default. For tests of schedules.
+        signals: SIGTERM and SIGINT shut it down: what runs in the `async with` block is cancelled, unless it waits in
+            `shutdown.wait`, and the program goes on after the block. A second signal hastens that, and a third
+            does what it would do without this. Only in the main thread; not on Windows.
+
+    Attributes:
+        shutdown: The `Shutdown` that leaving runs.
     """
 
     def __init__(
@@ -132,6 +141,7 @@ class Coordinator:
         stall_after: float | None = 10.0,
         clock: Clock | None = None,
         chooser: Callable[[list[AgentRef]], int] | None = None,
+        signals: bool = False,
     ) -> None:
         if not isinstance(name, str):
             raise InvalidType(f"name is {name!r}; it must be a str")
@@ -146,8 +156,12 @@ class Coordinator:
             raise InvalidType(f"clock is {clock!r}; it must be a pmesh.Clock")
         if chooser is not None and not callable(chooser):
             raise InvalidType(f"chooser is {chooser!r}; it must be a function from a list of AgentRef to an index")
+        if not isinstance(signals, bool):
+            raise InvalidType(f"signals is {signals!r}; it must be True or False")
         self.name = name
         self.dead_letters = DeadLetters(dead_letters)
+        self.shutdown = Shutdown(self, {"drain": self._drain_all, "stop": self._stop_all})
+        self._block = SignalledBlock(self.shutdown) if signals else None
         self.stalls = Stalls()
         self._stall_seconds = 0.0 if stall_after is None else timeout_seconds(stall_after, "stall_after")
         self._window = window or 0
@@ -163,6 +177,8 @@ class Coordinator:
         self._meters: dict[object, Meter] = {}
         self._strays = Counters()  # messages to names that nobody has
         self._keeper: asyncio.Task[None] | None = None
+        self._drain_seconds = self._drain_timeout
+        self._end_reason = StopReason.SHUTDOWN  # that agents are given when all of them stop
         self._closed = False
         self._forked = False
 
@@ -184,10 +200,13 @@ class Coordinator:
             chooser=self._chooser,
             stall_seconds=self._stall_seconds,
         )
-        self._loop_watch = LoopWatch(self, self._dispatcher, self._stall_seconds)
-        self._loop_watch.start()
         self._lives.open(loop, self._dispatcher)
         self._recovery.open(loop)
+        self.shutdown._open(loop)
+        if self._block is not None:
+            self._block.enter(loop)
+        self._loop_watch = LoopWatch(self, self._dispatcher, self._stall_seconds)
+        self._loop_watch.start()
         # asyncio.run cancels all tasks when it ends; this one hears of it for all agents.
         self._keeper = loop.create_task(self._keep(), name=f"pmesh-{self.name}")
         _dispatchers.add(self)
@@ -198,68 +217,92 @@ class Coordinator:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
-        if kind is not None and not issubclass(kind, Exception):
+    ) -> bool | None:
+        if self._keeper is None:
+            return None
+        by_signal = self._block is not None and self._block.leave(error)
+        if kind is not None and not issubclass(kind, Exception) and not by_signal and not self._closed:
             # Cancelled, as by Ctrl-C: whoever wants to leave now does not want to drain.
-            await self._close(0.0, kill=True)
-        else:
-            await self.close()
+            self.shutdown.hasten()
+        await self.close()
+        return by_signal
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Refuse mail from outside, wait until nothing is pending, then stop all agents, newest first.
 
+        Runs `shutdown`; called from a handler, or from a task of the shutdown, it returns at once.
+
         Args:
-            timeout: Seconds to wait for mail to be handled; by default the coordinator's `drain_timeout`.
+            timeout: Seconds to wait for mail to be handled; by default the coordinator's `drain_timeout`. That of the
+                call which begins the shutdown counts.
 
         Cancel safety: a cancelled call kills what still runs, and then lets the cancellation through.
         """
         if self._keeper is not None and not self._closed:
             seconds = self._drain_timeout if timeout is None else timeout_seconds(timeout, "timeout")
-            await self._close(seconds, kill=False)
+            self._check_loop("close")
+            if not self.shutdown.requested:
+                self._drain_seconds = seconds
+            await self.shutdown.run()
 
-    async def _close(self, seconds: float, *, kill: bool) -> None:
-        if self._keeper is None or self._closed:
-            return
-        self._check_loop("close")
-        self._dispatcher.closing = True
-        for life in self._lives.by_name.values():
-            life.cell.refuse_waiters(outside_only=True)
-        self._lives.hasten_all()
-        finish = StopReason.KILLED if kill else StopReason.SHUTDOWN
+    async def _keep(self) -> None:
+        """Wait for the end, and carry it out."""
         try:
-            if not kill and not await self._lives.all_quiet(seconds):
-                logger.warning(
-                    "coordinator %r: %s after draining for %g s", self.name, self._lives.what_is_pending(), seconds
-                )
-                finish = StopReason.DRAIN_TIMEOUT
-            await self._lives.stop_all(finish)
-            await self._recovery.end()
+            await self.shutdown._carry_out()
         except asyncio.CancelledError:
-            await self._lives.stop_all(StopReason.KILLED)
-            await self._recovery.end()
+            if not self.shutdown.requested:
+                logger.warning(
+                    "coordinator %r was not left before its event loop ended; its agents are killed", self.name
+                )
+            self._kill_all()
+            await self._stop_all()
             raise
         finally:
             self._closed = True
             self._loop_watch.end()
             self._dispatcher.end()
-            if not self._loop.is_closed():
-                self._keeper.cancel()
             self.dead_letters.log_summary()
             _dispatchers.discard(self)
+            if self._block is not None:
+                self._block.end()
+            if not self._loop.is_closed():
+                self.shutdown._end()
 
-    async def _keep(self) -> None:
-        try:
-            await self._loop.create_future()
-        except asyncio.CancelledError:
-            if self._closed:
-                raise
-            logger.warning("coordinator %r was not left before its event loop ended; its agents are killed", self.name)
-            self._dispatcher.closing = True
-            await self._lives.stop_all(StopReason.KILLED)
-            self._closed = True
-            self._loop_watch.end()
-            self._dispatcher.end()
-            raise
+    # What the shutdown does to agents.
+
+    def _refuse_outside(self) -> None:
+        """No mail from outside is taken any more, and nothing waits that could handle its mail instead."""
+        self._dispatcher.closing = True
+        for life in self._lives.by_name.values():
+            life.cell.refuse_waiters(outside_only=True)
+        self._lives.hasten_all()
+
+    async def _drain_all(self) -> None:
+        self._refuse_outside()
+        if not await self._lives.all_quiet(self._drain_seconds):
+            logger.warning(
+                "coordinator %r: %s after draining for %g s",
+                self.name,
+                self._lives.what_is_pending(),
+                self._drain_seconds,
+            )
+            self._end_reason = StopReason.DRAIN_TIMEOUT
+
+    async def _stop_all(self) -> None:
+        self._refuse_outside()
+        await self._lives.stop_all(self._end_reason)
+        await self._recovery.end()
+
+    def _kill_all(self) -> None:
+        self._refuse_outside()
+        self._end_reason = StopReason.KILLED
+        self._lives.hurry()
+        self._lives.begin_kill_all()
+
+    def _is_in_handler(self) -> bool:
+        """Whether a handler or a hook of an agent here is what calls, or something that it started."""
+        cell = self._dispatcher.current_cell()
+        return cell is not None and cell.dispatcher is self._dispatcher
 
     # Spawning.
 
@@ -358,9 +401,9 @@ class Coordinator:
             check_concurrency(concurrency, "concurrency")
         if supervision is not None and not isinstance(supervision, SupervisionPolicy):
             raise InvalidType(f"supervision is {supervision!r}; it must be a SupervisionPolicy")
-        if self._dispatcher.closing:
-            raise CoordinatorClosed(f"coordinator {self.name!r} is closing and starts no agents")
         elder = None if parent is None else self._life_of(parent)
+        if self._dispatcher.closing and not _is_starting(elder):
+            raise CoordinatorClosed(f"coordinator {self.name!r} is closing and starts no agents")
         if elder is not None and elder.state in (State.STOPPING, State.STOPPED):
             raise CoordinatorClosed(f"agent {elder.name!r} is {elder.state.value} and starts no children")
         kind = self._kinds.get(factory) if isinstance(factory, type) else None
@@ -812,9 +855,9 @@ class Coordinator:
         if self._keeper is None:
             raise CoordinatorClosed(f"coordinator {self.name!r} has not been entered; use `async with` first")
 
-    def _check_loop(self, method: str) -> None:
+    def _check_loop(self, method: str, *, even_closed: bool = False) -> None:
         self._check_entered()
-        if self._closed:
+        if self._closed and not even_closed:
             raise CoordinatorClosed(f"coordinator {self.name!r} has been left; make a new one")
         try:
             running = asyncio.get_running_loop()
@@ -838,6 +881,15 @@ class Coordinator:
         else:
             status = f"{len(self._lives.by_name)} agents"
         return f"<Coordinator {self.name!r} {status}>"
+
+
+def _is_starting(life: Life | None) -> bool:
+    """Whether an agent or one above it is being started, or restarted: what it spawns is a part of that."""
+    while life is not None:
+        if life.state is State.STARTING:
+            return True
+        life = life.parent
+    return False
 
 
 class _SupervisorAgent(Agent):

@@ -197,6 +197,11 @@ class Lives:
         for life in reversed(list(self.by_name.values())):
             await self.stop(life, reason)
 
+    def hurry(self) -> None:
+        """Hooks, too, have only so long from now on as a cancelled handler has."""
+        end_by = self._loop.time() + min(self.drain_timeout, KILL_GRACE_SECONDS)
+        self._end_by = end_by if self._end_by is None else min(self._end_by, end_by)
+
     def begin_kill_all(self, reason: StopReason = StopReason.KILLED) -> None:
         for life in reversed(list(self.by_name.values())):
             self.begin_stop(life, reason)
@@ -290,6 +295,9 @@ class Lives:
         life.cell.refuse_waiters()
         if self.restarter_of(life) is not None:
             self.recovery.hasten(life)
+        elif life.state is State.FAILED:
+            self.begin_stop(life, StopReason.FAILED)  # what it is about to be
+            return
         elif life.state is not State.DRAINING:
             self._start_draining(life)
         self._set_stopper(life, self._drain(life, seconds), "drain")
@@ -311,9 +319,32 @@ class Lives:
             await asyncio.wait([life.starting], timeout=seconds)
         done = await self._quiet(life, give_up - self._loop.time())
         if life.state not in (State.STOPPING, State.STOPPED):
+            between = self._is_between(life)
             life.move(State.STOPPING)
             self.recovery.hasten(life)
-            await self._end(life, StopReason.DRAINED if done else StopReason.DRAIN_TIMEOUT, True)
+            if between:
+                done = False
+                life.cell.cancel_handlers()
+            reason = StopReason.DRAINED if done else StopReason.DRAIN_TIMEOUT
+            await self._end(life, reason, not between, give_up)
+
+    async def _drain_child(self, child: Life, give_up: float) -> bool:
+        """Drain a child of a drained agent, or wait for the end that it has begun; False when that took too long."""
+        self.begin_drain(child, max(give_up - self._loop.time(), 0.0))
+        limit = self._loop.call_at(give_up, self.begin_stop, child, StopReason.DRAIN_TIMEOUT)
+        try:
+            await self.until_ended(child)
+        finally:
+            limit.cancel()
+        return child.reason is not StopReason.DRAIN_TIMEOUT
+
+    def _is_between(self, life: Life) -> bool:
+        """Whether there is no instance that could be ended: it starts, or has been torn down for the next one."""
+        return (
+            life.state is State.STARTING
+            or (life.record is not None and life.record.torn_down)
+            or (life.starting is not None and not life.starting.done())
+        )
 
     def begin_stop(self, life: Life, reason: StopReason, *, run_on_stop: bool = True) -> None:
         """Close the mailbox and start the end; a kill hastens an end that has begun."""
@@ -322,13 +353,13 @@ class Lives:
         life.cell.close()
         if life.state is State.STOPPING:
             if reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT):
+                for child in reversed(list((life.children or {}).values())):
+                    self.begin_stop(child, reason)
                 self._force(life)
             return
         if life.stopper is not None:
             life.stopper.cancel()  # a drain that is hastened
-        # Of an instance that is not there yet, or has been torn down for the next one, nothing is to be ended.
-        between = life.state is State.STARTING or (life.record is not None and life.record.torn_down)
-        starting = life.starting is not None and not life.starting.done()
+        between = self._is_between(life)
         life.cell.discard()
         life.move(State.STOPPING)
         if life.record is not None:
@@ -338,7 +369,7 @@ class Lives:
             life.cell.cancel_handlers()
         agent = life.cell.agent
         run_on_stop = run_on_stop and agent is not None and is_overridden(type(agent), "on_stop")
-        if not (life.children or life.cell.pending or run_on_stop or between or starting):
+        if not (life.children or life.cell.pending or run_on_stop or between):
             # Nothing to wait for: most agents of a large mesh end here, without a task of their own.
             self._finish(life, reason)
             return
@@ -356,20 +387,26 @@ class Lives:
             life.move(State.STOPPING)
         self._finish(life, StopReason.KILLED)
 
-    async def _end(self, life: Life, reason: StopReason, run_on_stop: bool) -> None:
-        """Children, the message in hand, `on_stop`, and the last entries in the account; state is STOPPING."""
+    async def _end(self, life: Life, reason: StopReason, run_on_stop: bool, give_up: float = 0.0) -> None:
+        """Children, the message in hand, `on_stop`, and the last entries in the account; state is STOPPING.
+
+        Args:
+            give_up: Until when children of a drained agent are drained, on the loop's clock.
+        """
         cell = life.cell
-        forced = reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT)
         try:
             if life.starting is not None:
                 if not life.starting.done():
                     self._loop.call_later(KILL_GRACE_SECONDS, self._write_off, life)
                 await asyncio.shield(life.starting)
             for child in reversed(list((life.children or {}).values())):
-                self.begin_stop(child, reason)
-                await self.until_ended(child)
+                if reason is not StopReason.DRAINED:
+                    self.begin_stop(child, reason)
+                    await self.until_ended(child)
+                elif not await self._drain_child(child, give_up):
+                    reason = StopReason.DRAIN_TIMEOUT
             cell.discard()
-            if forced:
+            if reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT):
                 self._force(life)
             if not await self._quiet(life, self._seconds_left() if reason is StopReason.SHUTDOWN else None):
                 self._force(life)

@@ -300,6 +300,8 @@ class Recovery:
             if not self._may_restart(life):
                 self._give_up(life, failure)
                 return
+            # A start may fail without suspending, and the loop has others to serve.
+            await asyncio.sleep(0)
 
     async def _start_again(self, life: Life, error: BaseException | None) -> BaseException | None:
         """Make a new instance and run its hook; what either raised, or None."""
@@ -329,7 +331,8 @@ class Recovery:
             life.cell.resume()
             return
         life.move(State.RUNNING)
-        if record.returns_to is State.SUSPENDED:
+        # While the coordinator is left nobody resumes it any more, and its mail is to be handled.
+        if record.returns_to is State.SUSPENDED and not self._lives.is_closing:
             life.move(State.SUSPENDED)
         else:
             life.cell.resume()

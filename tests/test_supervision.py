@@ -23,6 +23,7 @@ from pmesh import (
     InvalidType,
     MailboxPolicy,
     NameInUse,
+    StartFailed,
     State,
     StopReason,
     Strategy,
@@ -465,6 +466,145 @@ def test_a_failure_while_draining_does_not_lose_the_drain(run: Run, mesh: Mesh, 
             assert (bus.stats().handled, bus.stats().failed, bus.stats().dead) == (3, 2, 0)
         assert words(diary).count("made") == 3
         assert words(diary)[-1] == "stop drained"
+
+    run(main)
+
+
+@pytest.mark.parametrize("directive", ["stop", "escalate"])
+def test_an_agent_that_has_failed_for_good_can_be_drained_in_the_same_turn(
+    run: Run, mesh: Mesh, loop_kind: str, directive: str
+) -> None:
+    async def main() -> None:
+        async with mesh() as bus:
+            ref = await bus.spawn(Worker, [], supervision=SupervisionPolicy(directives=directive))
+            try:
+                await ref.ask(Boom())
+            except Boom:
+                assert bus.state(ref) is State.FAILED
+                assert ref.tell(1)
+                await bus.drain(ref)
+            assert bus.state(ref) is State.STOPPED
+            assert (bus.stats().failed, bus.stats().dead) == (1, 1)
+
+    run(main)
+
+
+@pytest.mark.parametrize("moment", ["on_start", "post_restart"])
+def test_a_drain_does_not_wait_for_a_start_that_hangs_nor_end_what_has_not_begun(
+    run: Run, mesh: Mesh, moment: str
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        calls: list[Any] = []
+
+        class Hanging(Agent):
+            async def on_start(self) -> None:
+                if moment == "on_start":
+                    await asyncio.sleep(1000)
+
+            async def receive(self, payload: object) -> None:
+                raise Boom
+
+            async def pre_restart(self, error: BaseException | None) -> None:
+                calls.append("pre_restart")
+
+            async def post_restart(self, error: BaseException | None) -> None:
+                await asyncio.sleep(1000)
+
+            async def on_stop(self, reason: StopReason) -> None:
+                calls.append(reason)
+
+        async with mesh() as bus:
+            spawning = asyncio.ensure_future(bus.spawn(Hanging, name="hanging"))
+            await asyncio.sleep(0.1)
+            if moment == "post_restart":
+                bus.tell("hanging", 1)
+                await asyncio.sleep(0.1)
+            start = loop.time()
+            bus.tell("hanging", 2)
+            assert await bus.drain("hanging", timeout=1) is False
+            assert loop.time() - start == 1
+            assert calls == (["pre_restart"] if moment == "post_restart" else [])
+            assert bus.stats().dead == 1
+            await asyncio.wait([spawning])
+            assert isinstance(spawning.exception(), StartFailed if moment == "on_start" else type(None))
+
+    run(main)
+
+
+def test_a_restart_while_the_mesh_is_left_may_start_the_children_that_it_needs(run: Run, mesh: Mesh) -> None:
+    async def main() -> None:
+        handled: list[object] = []
+
+        class Parent(Agent):
+            async def on_start(self) -> None:
+                self.children = await self.context.supervisor(self.context.name + "-children")
+                self.child = await self.children.spawn(handled.append)
+
+            async def receive(self, payload: object) -> None:
+                await asyncio.sleep(0.1)
+                if isinstance(payload, Exception):
+                    raise payload
+                self.child.tell(payload)
+
+        async with mesh() as bus:
+            (await bus.spawn(Parent)).tell_many([1, Boom(), 2, Boom(), 3])
+        assert handled == [1, 2, 3]
+        assert (bus.stats().failed, bus.stats().dead) == (2, 0)
+
+    run(main)
+
+
+def test_an_agent_restarted_while_the_mesh_is_left_handles_its_mail_though_it_was_suspended(
+    run: Run, mesh: Mesh
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        class Slow(Agent):
+            async def receive(self, payload: object) -> None:
+                await asyncio.sleep(1)
+                if isinstance(payload, Exception):
+                    raise payload
+
+            async def post_restart(self, error: BaseException | None) -> None:
+                await asyncio.sleep(1)
+
+        async with mesh() as bus:
+            ref = await bus.spawn(Slow)
+            ref.tell_many([Boom(), 1])
+            await asyncio.sleep(0.5)
+            bus.suspend(ref)
+            await asyncio.sleep(1)
+            assert bus.state(ref) is State.STARTING
+            start = loop.time()
+        assert loop.time() - start == 1.5
+        assert (bus.stats().handled, bus.stats().dead) == (1, 0)
+
+    run(main)
+
+
+def test_starts_that_fail_at_once_let_others_be_served_between_them(run: Run, mesh: Mesh) -> None:
+    async def main() -> None:
+        starts = 0
+
+        class Failing(Agent):
+            def receive(self, payload: object) -> None:
+                raise Boom
+
+            def post_restart(self, error: BaseException | None) -> None:  # type: ignore[override]
+                nonlocal starts
+                starts += 1
+                raise Boom
+
+        async with mesh() as bus:
+            ref = await bus.spawn(Failing, supervision=SupervisionPolicy(intensity=1000))
+            ref.tell(1)
+            await turns(20)
+            assert 1 < starts < 30
+            start = asyncio.get_running_loop().time()
+            await bus.kill(ref)
+            assert asyncio.get_running_loop().time() == start
 
     run(main)
 

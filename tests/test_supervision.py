@@ -810,6 +810,28 @@ def test_a_supervisor_restores_the_tree_below_it_but_not_what_was_temporary(run:
     run(main)
 
 
+def test_a_supervisor_that_cannot_restore_one_child_at_once_restores_all_in_the_end(run: Run, mesh: Mesh) -> None:
+    starts: list[int] = []
+
+    def start() -> None:
+        starts.append(1)
+        if len(starts) in (2, 3):
+            raise Worse("not yet")
+
+    async def main() -> None:
+        async with mesh() as bus:
+            supervisor = await bus.supervisor("s", directives={Boom: "escalate"})
+            await supervisor.spawn(Worker, [], name="a")
+            await supervisor.spawn(Worker, [], name="b", start=start)
+            await supervisor.spawn(Worker, [], name="c")
+            await fail(bus.lookup("a"))
+            await asyncio.sleep(0.1)
+            assert supervisor.children == ("a", "b", "c")
+            assert bus.restarts("s") == 3
+
+    run(main)
+
+
 def test_escalation_at_the_top_stops_that_subtree_and_nothing_else(
     run: Run, mesh: Mesh, caplog: pytest.LogCaptureFixture
 ) -> None:

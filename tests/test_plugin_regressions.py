@@ -280,7 +280,7 @@ def test_a_latency_may_be_allowed_to_double_and_more(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(
-    "key, value",
+    ("key", "value"),
     [
         ("p99_ns", float("inf")),
         ("p99_ns", float("nan")),

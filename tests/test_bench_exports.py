@@ -117,7 +117,16 @@ def test_what_pytest_benchmark_saves_is_converted(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "g").read_text())) == 3
 
 
-@pytest.mark.parametrize("saved", ["[]", "{}", '{"benchmarks": [{}]}', '{"benchmarks": 3}', "no JSON"])
+NO_NUMBER = {"fullname": "a", "stats": {"mean": 1, "stddev": 1, "rounds": 1}, "extra_info": {"pmesh": {"p99_ns": "x"}}}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        *("[]", "{}", '{"benchmarks": [{}]}', '{"benchmarks": 3}', "no JSON"),
+        json.dumps({"benchmarks": [NO_NUMBER]}),
+    ],
+)
 def test_another_file_is_refused_by_name(tmp_path: Path, saved: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.json"
     path.write_text(saved)

@@ -17,8 +17,8 @@ from pmesh.gates.summary import show_comparison, show_latencies
 
 __all__ = ["Gates", "why_disabled"]
 
-# Under which pytest-benchmark registers its session. That, and the attribute `compared_mapping` of it, are all that
-# the gates use of pytest-benchmark beyond what it documents.
+# Under which pytest-benchmark registers its session. That, the attribute `compared_mapping` of it, and `disabled` and
+# `has_error` of its fixture are all that the gates use of pytest-benchmark beyond what it documents.
 BENCHMARK_SESSION = "pytest-benchmark"
 
 

@@ -219,7 +219,12 @@ class LatencyBenchmark:
         def one_round() -> None:
             nonlocal turn
             if not turn:
-                seconds.extend(with_room(measure))
+                try:
+                    seconds.extend(with_room(measure))
+                except BaseException:
+                    # Of a Ctrl-C pytest-benchmark does not notice, and cannot save a benchmark that has no rounds.
+                    self._benchmark.has_error = True
+                    raise
                 self._benchmark.extra_info[EXTRA_INFO] = self._result.as_dict()
             elif turn == len(seconds):
                 again()  # a round that was not asked for: pytest-benchmark profiles

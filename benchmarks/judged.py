@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from race import ROUNDS, Race
 
+from pmesh.gates.stack import with_room
+
 if TYPE_CHECKING:
     from pmesh import LatencyRecorder
 
@@ -25,7 +27,7 @@ def test_rate(race: Race, pmesh_runner: asyncio.Runner, latency_benchmark: Any, 
 
     def measure() -> Mapping[str, float]:
         if race.started:
-            pmesh_runner.run(race.rounds())
+            with_room(lambda: pmesh_runner.run(race.rounds()))
         else:
             latency_benchmark.throughput(race.round, calls=race.workload.calls, rounds=ROUNDS)
         return {name: value for name, value in asdict(race.rate()).items() if value is not None}
@@ -42,7 +44,7 @@ def test_latency(race: Race, pmesh_runner: asyncio.Runner, latency_benchmark: An
         attempts += 1
         calls = race.workload.timed_calls
         if attempts > 1:
-            return times(pmesh_runner.run(race.single_calls(calls)), race)
+            return times(with_room(lambda: pmesh_runner.run(race.single_calls(calls))), race)
         return times(latency_benchmark.record(race.single_calls, calls=calls), race)
 
     latency_gate(measure)

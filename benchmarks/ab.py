@@ -113,13 +113,13 @@ def self_test(options: argparse.Namespace, scratch: Path) -> int:
 
 
 def against_revision(options: argparse.Namespace, scratch: Path) -> int:
-    """Compare with the revision; 1 when something is slower, 2 when something could not be run."""
+    """Compare with the revision; 1 when something is slower, 2 when something or all could not be compared."""
     sources = [revision(ROOT, options.revision, scratch / "a"), working_tree(ROOT, scratch / "b")]
     comparison = run(*install(sources, ROOT / "build" / "ab-wheels", scratch), options)
     if options.json is not None:
         write_json(options.json, as_dict(comparison))
     write_outputs(options, figures(comparison))
-    if comparison.broken:
+    if comparison.broken or not comparison.rows:
         return 2
     return 1 if comparison.count(SLOWER) and options.fail_on == "slower" else 0
 

@@ -8,6 +8,7 @@ it was, where the checkout lay, or whose it is.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -24,7 +25,10 @@ __all__ = ["FOLDER", "load", "machine_class", "merged", "rate_bounds", "save", "
 
 FOLDER = Path(__file__).parent / "baselines"
 
-Figures = Mapping[str, Mapping[str, float]]
+# By table, the figures that a run is held against.
+JUDGED = {"rates": ("against_reference",), "latencies": ("p50_items", "p99_items")}
+
+ANEW = "remove it, and write it anew with --update-baseline"
 
 
 def machine_class() -> str:
@@ -61,10 +65,16 @@ def load(path: Path) -> dict[str, Any] | None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name} is no JSON: {error}") from None
-    for table in ("rates", "latencies"):
+        raise ValueError(f"{path.name} is no JSON: {error}; {ANEW}") from None
+    for table, figures in JUDGED.items():
         if not isinstance(document, dict) or not isinstance(document.get(table), dict):
-            raise ValueError(f"{path.name} has no table {table!r}; write it anew with --update-baseline")
+            raise ValueError(f"{path.name} has no table {table!r}; {ANEW}")
+        for name, seen in document[table].items():
+            for figure in figures:
+                value = seen.get(figure) if isinstance(seen, dict) else None
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                    where = f"{path.name}: {figure} of {name!r} in {table}"
+                    raise ValueError(f"{where} is {value!r}; it must be a number above 0; {ANEW}")
     return document
 
 

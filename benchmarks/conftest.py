@@ -25,6 +25,8 @@ import pmesh.load
 
 Measure = Callable[[], Mapping[str, float]]
 
+DEFAULT_BASELINE = baselines.FOLDER / f"{baselines.machine_class()}.json"
+
 THRESHOLDS = pytest.StashKey[thresholds.Thresholds]()
 BASELINE = pytest.StashKey[dict[str, Any] | None]()
 OUTCOMES = pytest.StashKey[dict[str, dict[str, Outcome]]]()
@@ -40,9 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--baseline",
         type=Path,
-        default=baselines.FOLDER / f"{baselines.machine_class()}.json",
+        default=DEFAULT_BASELINE,
         metavar="FILE",
-        help="the baseline to compare with, if it exists (default: %(default)s)",
+        help="the baseline to compare with (default: that of this class of machines, if it exists, %(default)s)",
     )
 
 
@@ -53,12 +55,25 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         text = Path(__file__).with_name("thresholds.toml").read_text(encoding="utf-8")
         config.stash[THRESHOLDS] = thresholds.parse(text, known, pmesh.load.PROFILES)
-        config.stash[BASELINE] = None
-        if not config.getoption("--update-baseline"):
-            config.stash[BASELINE] = baselines.load(config.getoption("--baseline"))
+        config.stash[BASELINE] = baseline_of(
+            config.getoption("--baseline"), update=config.getoption("--update-baseline")
+        )
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[OUTCOMES] = {"rates": {}, "latencies": {}, "profiles": {}}
+
+
+def baseline_of(path: Path, *, update: bool) -> dict[str, Any] | None:
+    """What to compare with, or None; what cannot be read is refused before a run that is to update it, too.
+
+    Raises:
+        UsageError: There is no such file, and it is not that of the machine's class, which need not have one.
+        ValueError: It is no baseline.
+    """
+    baseline = baselines.load(path)
+    if baseline is None and path != DEFAULT_BASELINE and not update:
+        raise pytest.UsageError(f"--baseline={path}: there is no such file; --update-baseline writes it")
+    return None if update else baseline
 
 
 def require_release_build(build: Mapping[str, object]) -> None:
@@ -168,7 +183,7 @@ def profile_objectives(pytestconfig: pytest.Config) -> Mapping[str, tuple[str, .
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> Iterator[None]:
     try:
         return (yield)  # pytest-benchmark raises for a gate of its own
     finally:
@@ -179,7 +194,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Ite
             show_missed(terminalreporter, f"{title}, {figures}", outcomes[title])
         terminalreporter.write_line(compared_with(config))
         if config.getoption("--update-baseline"):
-            update_baseline(terminalreporter, config)
+            update_baseline(terminalreporter, exitstatus, config)
 
 
 def show_rates(terminal: Any, outcomes: Mapping[str, Outcome], config: pytest.Config) -> None:
@@ -218,15 +233,17 @@ def compared_with(config: pytest.Config) -> str:
     baseline = config.stash[BASELINE]
     if baseline is None:
         return f"no baseline of this class of machines was compared with: {path.name}"
-    return f"compared with the baseline {path.name}, of {baseline['date']}"
+    outcomes = config.stash[OUTCOMES]
+    new = sorted({name for table in ("rates", "latencies") for name in outcomes[table] if name not in baseline[table]})
+    missing = f"; NOT IN IT: {', '.join(new)}" if new else ""
+    return f"compared with the baseline {path.name}, of {baseline.get('date', 'no date')}{missing}"
 
 
-def update_baseline(terminal: Any, config: pytest.Config) -> None:
+def update_baseline(terminal: Any, exitstatus: int, config: pytest.Config) -> None:
     path = config.getoption("--baseline")
     outcomes = config.stash[OUTCOMES]
-    failed = terminal.stats.get("failed", []) + terminal.stats.get("error", [])
-    if failed:
-        terminal.write_line(f"{path.name} was NOT written: {len(failed)} tests failed", red=True)
+    if exitstatus:
+        terminal.write_line(f"{path.name} was NOT written: tests failed, or not all were run", red=True)
         return
     document: dict[str, Any] = {
         "machine_class": baselines.machine_class(),

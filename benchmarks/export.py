@@ -80,10 +80,14 @@ def from_pytest_benchmark(run: Any) -> list[Figure]:
         ValueError: `run` is not what pytest-benchmark saves.
     """
     try:
-        return [figure for benchmark in run["benchmarks"] for figure in _of_one(benchmark)]
+        found = [figure for benchmark in run["benchmarks"] for figure in _of_one(benchmark)]
     except (KeyError, TypeError, AttributeError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{why}; it must be what pytest --benchmark-json saved") from None
+    for figure in found:
+        if isinstance(figure.value, bool) or not isinstance(figure.value, (int, float)):
+            raise ValueError(f"{figure.measure} of {figure.benchmark} is {figure.value!r}; it must be a number")
+    return found
 
 
 def _of_one(benchmark: Mapping[str, Any]) -> Iterator[Figure]:

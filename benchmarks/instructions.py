@@ -12,6 +12,7 @@ makes the exit code 2, or 0 with --allow-uncounted. All takes about two minutes.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import re
@@ -24,7 +25,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from export import Figure, add_outputs, read_json, write_json, write_outputs
 from hot_operations import OPERATIONS
@@ -79,6 +79,22 @@ def machine_class() -> str:
     variants += [] if pmesh.BUILD_INFO["gil"] else ["nogil"]
     python = f"cpython{sys.version_info.major}.{sys.version_info.minor}"
     return "-".join([platform.machine(), python, f"{compiler[0].lower()}{major}", *variants])
+
+
+def read_committed(path: Path) -> dict[str, float]:
+    """The counts in `path`; none where there is no such file.
+
+    Raises:
+        Problem: It is not what --update writes; anything would keep some of what may stand there instead.
+    """
+    try:
+        counts = read_json(path)["instructions"] if path.exists() else {}
+        wrong = {name: count for name, count in counts.items() if not 0 < count < math.inf}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Problem(f"{path} is not what --update writes: {type(error).__name__}: {error}") from None
+    if wrong:
+        raise Problem(f"{path} has {wrong}; a count is a number above 0")
+    return dict(counts)
 
 
 def count_all(names: Sequence[str]) -> dict[str, float]:
@@ -184,8 +200,8 @@ def exit_code(counts: Sequence[Count], *, allow_uncounted: bool) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     path = FOLDER / f"{machine_class()}.json"
-    committed: dict[str, Any] = read_json(path)["instructions"] if path.exists() else {}
     try:
+        committed = read_committed(path)
         found = [count_all(options.names) for _ in range(options.reruns)]
     except Problem as problem:
         print(f"instructions.py: {problem}", file=sys.stderr)

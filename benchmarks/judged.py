@@ -6,7 +6,7 @@ Both are judged by `thresholds.toml`, and by the committed baseline of this clas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ def test_rate(race: Race, pmesh_runner: asyncio.Runner, latency_benchmark: Any, 
 
     def measure() -> Mapping[str, float]:
         if race.started:
-            pmesh_runner.run(race.rounds())
+            again(pmesh_runner, race.rounds())
         else:
             latency_benchmark.throughput(race.round, calls=race.workload.calls, rounds=ROUNDS)
         return {name: value for name, value in asdict(race.rate()).items() if value is not None}
@@ -42,10 +42,18 @@ def test_latency(race: Race, pmesh_runner: asyncio.Runner, latency_benchmark: An
         attempts += 1
         calls = race.workload.timed_calls
         if attempts > 1:
-            return times(pmesh_runner.run(race.single_calls(calls)), race)
+            return times(again(pmesh_runner, race.single_calls(calls)), race)
         return times(latency_benchmark.record(race.single_calls, calls=calls), race)
 
     latency_gate(measure)
+
+
+def again(runner: asyncio.Runner, work: Coroutine[Any, Any, Any]) -> Any:
+    """What `work` gives, with the room on the stack that `latency_benchmark` gave to the first attempt."""
+    # Here, as bench-ab imports this file with the pmesh of revisions that do not have it.
+    from pmesh.gates.stack import with_room
+
+    return with_room(lambda: runner.run(work))
 
 
 def times(recorder: LatencyRecorder, race: Race) -> dict[str, float]:

@@ -17,7 +17,7 @@ import pytest
 import thresholds
 import workloads
 from bounds import ATTEMPTS, Bound, GateFailed, judge, missed
-from conftest import require_release_build, require_tests
+from conftest import baseline_of, require_release_build, require_tests
 from race import MOST_STRETCHES, STRETCHES, Race
 from thresholds import ThresholdsError, Tolerance
 from workloads import IN_FLIGHT, WORKLOADS, Sink, Work, Workload, handled, running_mesh, until_taken
@@ -255,7 +255,7 @@ def toml(value: object) -> str:
         return "{" + ", ".join(f"{json.dumps(key)} = {toml(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(toml, value)) + "]"
-    return json.dumps(value)
+    return json.dumps(value).replace("Infinity", "inf")
 
 
 def parse(document: Mapping[str, Any]) -> thresholds.Thresholds:
@@ -295,6 +295,7 @@ RATE = {"at_least": 1.0, "seen": {"3.11": 2.0}}
         ("rates/tell: accepted/at_least", "500us", "at_least is '500us'; it must be a number above 0, and of no unit"),
         ("rates/tell: accepted/at_least", True, "at_least is True; it must be a number above 0"),
         ("rates/tell: accepted/at_least", 0, "at_least is 0; it must be a number above 0"),
+        ("rates/tell: accepted/at_least", float("inf"), "at_least is inf; it must be a number above 0"),
         ("rates/tell: accepted/at_least", 1e6, "at_least is 1000000.0; it must be below"),
         ("rates/tell: accepted/seen", {}, "seen is {}; it must be a table of what was seen"),
         ("rates/tell: accepted/seen", {"2.7": 9.0}, "seen is '2.7'; it must be on one of the machines"),
@@ -312,6 +313,8 @@ RATE = {"at_least": 1.0, "seen": {"3.11": 2.0}}
         ("latencies/messages/objectives", ["p98<5ms"], "objective 'p98<5ms'"),
         ("latencies/messages/objectives", [5], "objective is the int 5"),
         ("latencies/messages/objectives", ["success>99%"], "is 'success>99%'; it must be about one of"),
+        ("latencies/messages/objectives", ["p99>5ms"], "is 'p99>5ms'; it must be < or <="),
+        ("profiles/low", ["throughput<=5000/s"], "is 'throughput<=5000/s'; it must be > or >="),
         ("latencies/messages/objectives", "p99<5ms", "it must be a list of objectives"),
         ("latencies/many", 1, "latencies.many is 1; it must be a table with objectives and workloads"),
         ("profiles/huge", ["p99<5ms"], "profiles: there is no profile called 'huge'"),
@@ -319,6 +322,7 @@ RATE = {"at_least": 1.0, "seen": {"3.11": 2.0}}
         ("profiles/low", ["throughput>5ms"], "objective 'throughput>5ms'"),
         ("tolerance/rate", 1.5, "tolerance.rate is 1.5; it must be below 1"),
         ("tolerance/p99", 0.5, "tolerance.p99 is 0.5; it must be above 1"),
+        ("tolerance/p99", float("inf"), "tolerance.p99 is inf; it must be a number above 0"),
         ("tolerance/p99", "10%", "tolerance.p99 is '10%'; it must be a number"),
         ("tolerance/max", 2.0, "tolerance.max is an unknown key; there are items, p50, p99, rate"),
         ("machines/3.11", 3.11, "machines.3.11 is 3.11; it must be a text"),
@@ -404,12 +408,37 @@ def test_a_baseline_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert baselines.load(path) == SEEN
 
 
-@pytest.mark.parametrize(("text", "expected"), [("{", "is no JSON"), ("[]", "no table 'rates'"), ("{}", "no table")])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "no table 'rates'"),
+        ("{}", "no table"),
+        ('{"rates": {"a": []}, "latencies": {}}', "against_reference of 'a' in rates is None"),
+        ('{"rates": {"a": {"against_reference": 0}}, "latencies": {}}', "is 0; it must be a number above 0"),
+        ('{"rates": {"a": {"against_reference": "9"}}, "latencies": {}}', "is '9'; it must be"),
+        ('{"rates": {}, "latencies": {"a": {"p50_items": 1}}}', "p99_items of 'a' in latencies is None"),
+        ('{"rates": {}, "latencies": {"a": {"p50_items": Infinity, "p99_items": 1}}}', "is inf; .*--update-baseline"),
+    ],
+)
 def test_a_baseline_that_is_none_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "class.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=expected):
         baselines.load(path)
+
+
+def test_a_baseline_that_is_asked_for_must_be_there_unless_it_is_to_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "class.json"
+    with pytest.raises(pytest.UsageError, match="there is no such file"):
+        baseline_of(path, update=False)
+    assert baseline_of(path, update=True) is None
+    baselines.save(path, SEEN)
+    assert baseline_of(path, update=False) == SEEN
+    assert baseline_of(path, update=True) is None
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="is no JSON"):
+        baseline_of(path, update=True)
 
 
 def test_an_update_keeps_what_was_not_measured_and_drops_what_is_gone() -> None:

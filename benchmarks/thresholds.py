@@ -5,6 +5,7 @@ Where the numbers come from stands in that file; how they are applied, in `conft
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ class Reader:
         return {}
 
     def number(self, where: str, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             self.wrong(where, value, "a number above 0, and of no unit")
             return 1.0
         return float(value)
@@ -178,12 +179,15 @@ class Reader:
             return ()
         for text in texts:
             try:
-                figure = slo.parse_objective(text).figure
+                objective = slo.parse_objective(text)
             except (InvalidArgument, InvalidType) as error:
                 self.problems.append(f"{where}: {error}")
                 continue
-            if figure not in figures:
+            side = ">" if objective.figure in slo.HIGHER_IS_BETTER else "<"
+            if objective.figure not in figures:
                 self.wrong(where, text, f"about one of {', '.join(sorted(figures))}")
+            elif not objective.comparison.startswith(side):
+                self.wrong(where, text, f"{side} or {side}=: what is good of {objective.figure} would miss it")
         return tuple(texts)
 
     def tolerance(self, document: Mapping[str, Any]) -> Tolerance:

@@ -13,6 +13,9 @@ if str(BENCHMARKS) not in sys.path:
 
 TOOLS = ("ab.py", "ab_builds.py", "ab_pairs.py", "ab_report.py", "ab_statistics.py", "ab_worker.py", "export.py")
 
+# What a benchmark's worker takes from the working tree's pmesh.
+STACK = "pmesh/gates/stack.py"
+
 PYPROJECT = """
 [build-system]
 requires = []
@@ -92,6 +95,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.write(STACK, (BENCHMARKS.parent / STACK).read_text(encoding="utf-8"))
         for name in TOOLS:
             self.write(f"benchmarks/{name}", (BENCHMARKS / name).read_text(encoding="utf-8"))
         self.write("pyproject.toml", PYPROJECT)

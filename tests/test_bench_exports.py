@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,16 @@ def test_what_pytest_benchmark_saves_is_converted(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "g").read_text())) == 3
 
 
-@pytest.mark.parametrize("saved", ["[]", "{}", '{"benchmarks": [{}]}', '{"benchmarks": 3}', "no JSON"])
+NO_NUMBER = {"fullname": "a", "stats": {"mean": 1, "stddev": 1, "rounds": 1}, "extra_info": {"pmesh": {"p99_ns": "x"}}}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        *("[]", "{}", '{"benchmarks": [{}]}', '{"benchmarks": 3}', "no JSON"),
+        json.dumps({"benchmarks": [NO_NUMBER]}),
+    ],
+)
 def test_another_file_is_refused_by_name(tmp_path: Path, saved: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.json"
     path.write_text(saved)
@@ -161,6 +171,32 @@ def test_three_per_cent_more_instructions_fail(
     now: float, committed: float | None, allow_uncounted: bool, code: int
 ) -> None:
     assert instructions.exit_code([count(now, committed)], allow_uncounted=allow_uncounted) == code
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("no JSON", "[]", "{}", '{"instructions": [1]}'),
+        *(f'{{"instructions": {{"x": {count}}}}}' for count in ("NaN", "Infinity", "0", "-5", '"5"', "null")),
+    ],
+)
+def test_committed_counts_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "counts.json"
+    assert instructions.read_committed(path) == {}
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(instructions.Problem, match=r"counts\.json"):
+        instructions.read_committed(path)
+
+
+def test_the_benchmarks_load_with_a_pmesh_that_has_no_gates(python: Callable[..., str]) -> None:
+    code = f"""
+import sys
+sys.path.append({str(benchmark_tools.BENCHMARKS)!r})
+sys.modules["pmesh.gates"] = None  # as in a revision of before
+import workloads
+print(len(workloads.load_all()) > 20)
+"""
+    assert python(code).strip() == "True"
 
 
 def test_a_missing_valgrind_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -87,6 +87,17 @@ def test_a_benchmark_that_the_revision_cannot_run_is_said_to_be_missing_there(pr
     assert "has no attribute 'spin_anew'" in missing[2]
 
 
+def test_a_revision_that_can_run_none_of_the_benchmarks_was_not_compared_with(project: Project) -> None:
+    project.write("pmesh/__init__.py", PACKAGE + "\ndef spin_anew(turns):\n    spin(turns)\n")
+    bench = (project.root / "benchmarks" / "bench_spin.py").read_text()
+    project.write("benchmarks/bench_spin.py", "from pmesh import spin_anew\n" + bench)
+
+    done = project.ab("HEAD", "--pairs", "2", "--batches", "1")
+
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert "spin: alone  not in HEAD" in done.stdout
+
+
 def test_a_benchmark_that_the_working_tree_cannot_run_makes_the_exit_code_two(project: Project) -> None:
     project.write("pmesh/__init__.py", PACKAGE.replace("def spin_more", "def spin_less"))
 

@@ -1,4 +1,4 @@
-"""What `docs/benchmarking.md` shows is true: its tests pass, and its commands run."""
+"""What `docs/benchmarking.md` and README show of the plugin is true: their tests pass, and the commands run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("pytester", "plugin_projects")
 
-PAGE = (Path(__file__).parent.parent / "docs" / "benchmarking.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "benchmarking.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -34,6 +36,12 @@ def shown(project: Project) -> Project:
 
 def test_its_tests_pass_as_they_stand(shown: Project) -> None:
     shown.run("--strict-markers").assert_outcomes(passed=PAGE.count("\ndef test_"))
+
+
+def test_the_example_in_readme_passes(project: Project) -> None:
+    [example] = blocks("py", README)
+    project.write(example)
+    project.run("--strict-markers").assert_outcomes(passed=1)
 
 
 def test_its_commands_run_in_their_order(shown: Project) -> None:

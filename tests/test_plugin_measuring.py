@@ -279,6 +279,8 @@ def test_an_error_of_the_code_under_test_goes_through_unchanged(project: Project
 REFUSED = [
     ("latency_benchmark(agen)", "InvalidType", "<function agen .* is a generator function"),
     ("latency_benchmark(lambda: agen())", "InvalidType", "returned <async_generator .* nothing would go through"),
+    ("latency_benchmark(lambda: (x for x in 'abc'))", "InvalidType", "returned <generator .* nothing would go through"),
+    ("latency_benchmark(Goes())", "InvalidType", "returned <generator .* a function that does"),
     ("latency_benchmark(nothing())", "InvalidType", "<coroutine .*cannot be called.*takes a function"),
     ("latency_benchmark(nothing, calls=0)", "InvalidArgument", "calls is 0; it must be a whole number, 1 or more"),
     ("latency_benchmark(nothing, calls=1.5)", "InvalidArgument", "calls is 1.5; "),
@@ -287,6 +289,8 @@ REFUSED = [
     ("latency_benchmark(nothing, 1, setup=lambda: ((), {}))", "InvalidArgument", "setup returned arguments"),
     ("latency_benchmark.record(after, calls=5)", "InvalidType", "returned None; it must return the LatencyRecorder"),
     ("latency_benchmark.throughput(after, calls=5)", "InvalidType", "returned None; it must return the seconds"),
+    ("latency_benchmark.throughput(lambda calls: float('inf'), calls=5)", "InvalidType", "returned inf; "),
+    ("latency_benchmark.throughput(lambda calls: 5e-324, calls=5)", "InvalidType", "returned 5e-324; "),
     ("latency_benchmark.throughput(after, calls=5, rounds=0)", "InvalidArgument", "rounds is 0; "),
     ("latency_benchmark(len, ()), latency_benchmark(len, ())", "InvalidArgument", "measured latencies already"),
 ]
@@ -300,6 +304,10 @@ def test_what_cannot_be_measured_is_refused_by_name(project: Project) -> None:
 
     async def agen():
         yield 1
+
+    class Goes:
+        def __call__(self):
+            yield 1
 
     async def nothing():
         pass

@@ -277,3 +277,47 @@ def test_a_latency_may_be_allowed_to_double_and_more(runs: Runs) -> None:
     runs.save(a=1_000)
     assert runs.compare("--pmesh-p99-fail=250%", a=3_400).ret == 0
     assert runs.compare("--pmesh-p99-fail=250%", a=3_600).ret == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("p99_ns", float("inf")),
+        ("p99_ns", float("nan")),
+        ("p99_ns", True),
+        ("p99_ns", "5"),
+        ("calls", "many"),
+        ("calls", [1]),
+        ("throughput", 0),
+        ("throughput", float("inf")),
+    ],
+)
+def test_a_saved_figure_that_anything_would_keep_cannot_judge(runs: Runs, key: str, value: object) -> None:
+    runs.save(a=1_000, rate=100.0)
+    [path] = runs.project.path.glob(".benchmarks/*/*_base.json")
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    for benchmark in saved["benchmarks"]:
+        pmesh = benchmark["extra_info"]["pmesh"]
+        pmesh |= {key: value} if key in pmesh else {}
+    path.write_text(json.dumps(saved), encoding="utf-8")
+    result = runs.compare("--pmesh-p99-fail=10%", "--pmesh-throughput-fail=10%", a=1_000, rate=100.0)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["CANNOT JUDGE test_it.py::*", "pmesh: *: FAILED"])
+
+
+def test_a_figure_that_a_test_no_longer_measures_cannot_be_judged(project: Project) -> None:
+    measures = """
+    def test_it(latency_benchmark):
+        latency_benchmark(len, "")
+
+    def test_other(latency_benchmark):
+        latency_benchmark(len, "")
+    """
+    project.write(measures)
+    assert project.run("--benchmark-save=base").ret == 0
+    project.write(measures.replace('(len, "")', ".throughput(lambda calls: 0.01, calls=10)", 1))
+    result = project.run("--benchmark-compare", "--pmesh-p99-fail=100000%")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["CANNOT JUDGE test_it.py::test_it: the test does not measure p99 any more, which *_base.json has of it"]
+    )

@@ -333,3 +333,66 @@ def test_the_marker_is_known_to_strict_projects(project: Project) -> None:
     """)
     assert outcomes(project.run("--strict-markers")) == {"passed": 1}
     project.run("--markers").stdout.fnmatch_lines(["@pytest.mark.slo(*objectives, attempts=1): *"])
+
+
+def test_a_marker_that_comes_after_collection_is_not_passed_over(project: Project) -> None:
+    project.write("""
+    import pytest
+
+    SLO = pytest.mark.slo("p99<1ns")
+
+    @pytest.fixture
+    def late(request):
+        request.node.add_marker(SLO)
+
+    def test_by_a_fixture(late, latency_benchmark):
+        latency_benchmark(len, "")
+
+    def test_by_itself(request, latency_benchmark):
+        latency_benchmark(len, "")
+        request.node.add_marker(SLO)
+
+    def test_bad(request, latency_benchmark):
+        latency_benchmark(len, "")
+        request.node.add_marker(pytest.mark.slo("p99<1"))
+    """)
+    result = project.run("--benchmark-quiet")
+    result.assert_outcomes(failed=3)
+    assert result.stdout.str().count("cannot judge a marker slo that was added after collection") >= 2
+
+
+def test_times_below_zero_are_not_judged(project: Project) -> None:
+    project.write("""
+    import pytest
+    from samples import recorder_of
+
+    @pytest.mark.slo("p99<5ms")
+    def test_it(latency_benchmark):
+        latency_benchmark.record(lambda calls: recorder_of(-5, -7), calls=1_000)
+    """)
+    result = project.run("--benchmark-quiet")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*cannot judge p99<5ms: 2 of the times are below zero: *went backwards*"])
+
+
+def test_what_the_test_does_with_a_recorder_afterwards_changes_no_verdict(project: Project) -> None:
+    project.write("""
+    import pytest
+    from samples import recorder_of
+
+    @pytest.mark.slo("p99<500ns")
+    def test_own(latency_benchmark):
+        own = recorder_of()
+        latency_benchmark.record(lambda calls: own, calls=1_000).reset()
+        for _ in range(1_000_000):
+            own.record(1)
+
+    @pytest.mark.slo("p99<1ns")
+    def test_returned(latency_benchmark):
+        recorder = latency_benchmark(len, "")
+        for _ in range(1_000_000):
+            recorder.record(0)
+    """)
+    result = project.run("--benchmark-quiet")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*slo missed: p99 observed 1 us, allowed < 500 ns*"])

@@ -167,6 +167,7 @@ def test_the_benchmark_fixture_has_what_is_used_of_it(project: Project) -> None:
 
     def test_it(benchmark):
         assert benchmark.disabled is False
+        assert benchmark.has_error is False
         assert benchmark.extra_info == {}
         assert {"target", "rounds"} <= set(inspect.signature(benchmark.pedantic).parameters)
         benchmark.pedantic(len, args=((),))
@@ -330,7 +331,7 @@ def test_ctrl_c_ends_a_measurement_at_once_and_closes_the_mesh_without_draining(
     def test_that_is_not_reached():
         print("reached")
     """)
-    result = project.run_apart("-s", timeout=25.0)
+    result = project.run_apart("-s", "--benchmark-autosave", timeout=25.0)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert "KeyboardInterrupt" in result.stdout.str()
     assert "reached" not in result.stdout.str().replace("not_reached", "")

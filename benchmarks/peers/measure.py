@@ -23,6 +23,8 @@ from pathlib import Path
 from processes import descendants
 from subjects import SUBJECTS, Prepare, Subject, Work
 
+from pmesh.gates.stack import with_room
+
 # A trial says how much work fills the time. Of a slow peer it has to be this much as well, or what its senders and
 # clients need to get going would be most of it.
 TRIAL_SECONDS = 0.02
@@ -122,7 +124,9 @@ def main(result: str, module: str, entry: str, subject: str, seconds: str, agent
         found: dict[str, object] = {"absent": describe(error)}
     else:
         try:
-            found = vars(asyncio.run(measure(prepare, SUBJECTS[subject], float(seconds), int(agents))))
+            found = vars(
+                with_room(lambda: asyncio.run(measure(prepare, SUBJECTS[subject], float(seconds), int(agents))))
+            )
         except BaseException as error:  # noqa: BLE001  whatever it is, it is reported
             found = {"failed": describe(error)}
     Path(result).write_text(json.dumps(found))

@@ -83,11 +83,13 @@ class Calls:
                     " this function is async: give it an `async def`"
                 )
             raise
-        if hasattr(outcome, "__aiter__") and not inspect.isawaitable(outcome):
-            raise InvalidType(
-                f"{self._function!r} returned {outcome!r}, which nothing would go through; give latency_benchmark an"
-                " `async def` that does"
-            )
+        goes_through = {"a function": inspect.isgenerator(outcome), "an `async def`": hasattr(outcome, "__aiter__")}
+        for kind, is_one in goes_through.items():
+            if is_one and not inspect.isawaitable(outcome):
+                raise InvalidType(
+                    f"{self._function!r} returned {outcome!r}, which nothing would go through; give latency_benchmark"
+                    f" {kind} that does"
+                )
         self._is_async = inspect.isawaitable(outcome)
         if self._is_async:
             run_in(self._runner, outcome)

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
+from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.gates.measuring import LatencyBenchmark
-from pmesh.gates.objectives import Promise
+from pmesh.gates.objectives import Promise, promise_of
 from pmesh.gates.regressions import Comparison, Margin, compare
 from pmesh.gates.results import EXTRA_INFO, Result, seconds_of
 from pmesh.gates.summary import show_comparison, show_latencies
 
 __all__ = ["Gates", "why_disabled"]
 
-# Under which pytest-benchmark registers its session. That, and the attribute `compared_mapping` of it, are all that
-# the gates use of pytest-benchmark beyond what it documents.
+# Under which pytest-benchmark registers its session. That, the attribute `compared_mapping` of it, and `disabled` and
+# `has_error` of its fixture are all that the gates use of pytest-benchmark beyond what it documents.
 BENCHMARK_SESSION = "pytest-benchmark"
 
 
@@ -33,6 +34,14 @@ def why_disabled(config: pytest.Config) -> str | None:
 def build_of(info: Mapping[str, object]) -> str:
     """The variants of a build of pmesh that is slow on purpose, such as "debug"; otherwise "release"."""
     return " and ".join(variant for variant in ("debug", "trace") if info[variant]) or "release"
+
+
+def _says(item: pytest.Item) -> Promise | None:
+    """What the markers of `item` promise now."""
+    try:
+        return promise_of(item)
+    except (InvalidArgument, InvalidType) as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 class Gates:
@@ -79,6 +88,12 @@ class Gates:
             pytest.fail(self._refused[item.nodeid], pytrace=False)
         outcome = yield  # what the test itself raises goes through
         promise, result = self._promises.get(item.nodeid), self._results.get(item.nodeid)
+        if _says(item) != promise:
+            pytest.fail(
+                "cannot judge a marker slo that was added after collection: measuring has not looked at it. Set it on"
+                " the test, its class or module, or in pytest_collection_modifyitems",
+                pytrace=False,
+            )
         if promise is not None:
             objectives = ", ".join(objective.text for objective in promise.objectives)
             why_not = "the test measured nothing: it does not use latency_benchmark"

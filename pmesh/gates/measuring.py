@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import math
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ MOST_WARMUP_CALLS = 100
 # A latency is of the wall clock. Where processes share a core, the kernel takes it away for milliseconds at a time;
 # a pause between attempts gives whoever has it time to end. It doubles.
 FIRST_PAUSE_SECONDS = 0.1
+
+# A call takes more than this, whatever it does.
+LEAST_SECONDS = 1e-15
 
 
 class CallTimer:
@@ -138,7 +142,8 @@ class LatencyBenchmark:
 
             if not isinstance(recorder, LatencyRecorder):
                 raise InvalidType(f"{work!r} returned {recorder!r}; it must return the LatencyRecorder that it filled")
-            return Attempt(recorder, None, share.read())
+            # Mail that comes later goes into a recorder of the mesh, and must not count.
+            return Attempt(recorder.snapshot(), None, share.read())
 
         def measure() -> Sequence[float]:
             self._attempt(self._result.latency, once, "latencies")
@@ -168,7 +173,12 @@ class LatencyBenchmark:
 
         def one_round() -> float:
             seconds = self._run(work, calls)
-            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+            # So little that calls per second are beyond all numbers is no time that was measured.
+            if (
+                isinstance(seconds, bool)
+                or not isinstance(seconds, (int, float))
+                or not LEAST_SECONDS * calls < seconds < math.inf
+            ):
                 raise InvalidType(f"{work!r} returned {seconds!r}; it must return the seconds that its calls took")
             return seconds / calls
 
@@ -209,7 +219,12 @@ class LatencyBenchmark:
         def one_round() -> None:
             nonlocal turn
             if not turn:
-                seconds.extend(with_room(measure))
+                try:
+                    seconds.extend(with_room(measure))
+                except BaseException:
+                    # Of a Ctrl-C pytest-benchmark does not notice, and cannot save a benchmark that has no rounds.
+                    self._benchmark.has_error = True
+                    raise
                 self._benchmark.extra_info[EXTRA_INFO] = self._result.as_dict()
             elif turn == len(seconds):
                 again()  # a round that was not asked for: pytest-benchmark profiles
@@ -229,9 +244,10 @@ class LatencyBenchmark:
         return run_in(self._runner, outcome) if inspect.isawaitable(outcome) else outcome
 
     def _recorder(self) -> LatencyRecorder:
+        """What the test gets: a copy, so that nothing it does with it changes what is judged."""
         recorder = self._result.recorder
         assert recorder is not None
-        return recorder
+        return recorder.snapshot()
 
 
 class _ProcessorShare:

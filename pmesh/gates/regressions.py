@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,19 +131,11 @@ def _lines(
     lines = []
     for margin in margins:
         figure = margin.figure
-        after_value = result.figure(figure)
-        if after_value is None:
+        after_value, before_value = result.figure(figure), _saved_figure(before, figure)
+        if after_value is None and before_value is None:
             continue
-        before_value = _saved_figure(before, figure)
-        if before_value is None:
-            why: str | None = f"{source} has no {figure} of this test: save it again, measured with latency_benchmark"
-        elif figure in HIGHER_IS_BETTER:
-            why = None
-        else:
-            why = too_few([figure], result.calls_timed())
-            if why is None and (few := too_few([figure], int(before.get("calls") or 0))):
-                why = f"in {source} {few}"
-        if why is not None or before_value is None:
+        why = _why_not(result, before, source, figure)
+        if why is not None or before_value is None or after_value is None:
             lines.append(Line(nodeid, "CANNOT JUDGE", str(why)))
             continue
         judged.add(figure)
@@ -151,9 +144,31 @@ def _lines(
     return lines
 
 
+def _why_not(result: Result, saved: Mapping[str, Any], source: str, figure: str) -> str | None:
+    """Why `figure` of a test cannot be compared, or None."""
+    if result.figure(figure) is None:
+        return f"the test does not measure {figure} any more, which {source} has of it"
+    if _saved_figure(saved, figure) is None:
+        return f"{source} has no {figure} of this test: save it again, measured with latency_benchmark"
+    if figure in HIGHER_IS_BETTER:
+        return None
+    why = too_few([figure], result.calls_timed())
+    if why is None and (few := too_few([figure], _saved_calls(saved))):
+        return f"in {source} {few}"
+    return why
+
+
+def _saved_calls(saved: Mapping[str, Any]) -> int:
+    calls = saved.get("calls")
+    return calls if isinstance(calls, int) else 0
+
+
 def _saved_figure(saved: Mapping[str, Any], figure: str) -> float | None:
+    """A figure of a saved test; None where it has none, or what is no measurement and would let anything pass."""
     value = saved.get(figure if figure == "throughput" else f"{figure.replace('.', '_')}_ns")
-    return float(value) if isinstance(value, (int, float)) and value >= 0 else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        return None
+    return None if figure in HIGHER_IS_BETTER and not value else float(value)
 
 
 def _change(margin: Margin, before: float, after: float, source: str) -> str:

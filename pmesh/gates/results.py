@@ -115,6 +115,8 @@ class Result:
         figures = [objective.figure for objective in promise.objectives]
         if self.recorder is not None and (why := too_few(figures, self.recorder.count)):
             return f"{why}: latency_benchmark(..., calls=N)"
+        if self.recorder is not None and self.recorder.below_range:
+            return f"{self.recorder.below_range:,} of the times are below zero: what took them went backwards"
         missing = [figure for figure in figures if self.figure(figure) is None]
         if missing:
             return f"the test did not measure {', '.join(missing)}"

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from pmesh.environment import choose_loop
+from pmesh.gates.stack import with_room
 from pmesh.info.cost import Figure, MessageCost, measure_message
 from pmesh.info.doubts import Doubt, doubts_of
 from pmesh.info.facts import Facts, gather_facts
@@ -44,7 +45,7 @@ def info(event_loop: str, *, measure: bool, json_path: str | None) -> None:
 
     with Outputs({"json": json_path}) as outputs:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            facts, cost = runner.run(look())
+            facts, cost = with_room(lambda: runner.run(look()))
         doubts = doubts_of(facts, cost)
         document = as_document(facts, cost, doubts)
         outputs.write_each({"json": lambda: json.dumps(document, indent=2, allow_nan=False) + "\n"} if outputs else {})

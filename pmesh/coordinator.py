@@ -640,7 +640,8 @@ class Coordinator:
         """Stop an agent: it finishes the message in hand, and mail that waits becomes dead letters.
 
         Returns once it has stopped, children first; called from its own handler or from that of a child,
-        at once. Stopping a stopped agent does nothing.
+        at once. Stopping a stopped agent does nothing. Two agents whose handlers await the stop of each other wait
+        until one is killed or the coordinator is left; where both may, one awaits it in a task of its own.
 
         Cancel safety: a cancelled call still stops the agent, and does not wait for it.
         """
@@ -689,6 +690,7 @@ class Coordinator:
 
         Raises:
             IllegalTransition: It is not running; the text says what it is.
+            CoordinatorClosed: The coordinator is being left, which waits until all mail is handled.
         """
         self._check_loop("suspend")
         self._lives.suspend(self._life_of(agent))
@@ -707,10 +709,18 @@ class Coordinator:
     async def watch(self, agent: AgentRef | str) -> Terminated:
         """Wait until an agent has stopped; at once for one that has. A restart is no end.
 
+        Raises:
+            InvalidArgument: What calls is a handler of that agent or of one below it, whose end it waits for.
+
         Cancel safety: a cancelled call only stops waiting.
         """
         self._check_loop("watch")
         life = self._life_of(agent)
+        if life.state is not State.STOPPED and self._lives.called_from(life):
+            raise InvalidArgument(
+                f"agent {life.name!r} is watched by what a handler of it, or of an agent below it, does; its end would"
+                " wait for that. Its own end is told to its on_stop(), and other agents use context.watch()"
+            )
         await self._lives.until_ended(life)
         return self._lives.terminated(life)
 

@@ -34,7 +34,7 @@ class StopReason(enum.Enum):
     DRAIN_TIMEOUT = "drain_timeout"  # by `drain`, which ran out of time
     KILLED = "killed"  # by `kill`, or by a cancelled Task
     FAILED = "failed"  # a handler raised and it is not restarted, or its mailbox overflowed under `Overflow.STOP`
-    RESTARTED = "restarted"  # it goes on with a new instance, or its parent does
+    RESTARTED = "restarted"  # it goes on with a new instance, or its parent or its group does
     ESCALATED = "escalated"  # with the parent that it handed its failure to
     SHUTDOWN = "shutdown"  # the coordinator was left
 

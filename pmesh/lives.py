@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmesh._core import AgentRef, Cell, Counters, Dispatcher, HandlerTable, Meter, Waiter
 from pmesh.agent import Agent, MailboxPolicy, is_overridden
-from pmesh.errors import StartFailed
+from pmesh.errors import CoordinatorClosed, IllegalTransition, StartFailed
 from pmesh.lifecycle import Lifecycle, State, StopReason
 from pmesh.supervision import ChildSupervision, SupervisionPolicy
 
@@ -514,11 +514,20 @@ class Lives:
 
     def suspend(self, life: Life) -> None:
         """Let mail wait; the handlers that run finish."""
+        if self.is_closing:
+            raise CoordinatorClosed(
+                f"agent {life.name!r} cannot be suspended: the coordinator is being left, which waits for its mail"
+            )
         life.move(State.SUSPENDED)
         life.cell.pause()
 
     def resume(self, life: Life) -> None:
         """Handle mail again."""
+        if life.state is not State.SUSPENDED:
+            # The table lets a start and a failure end in RUNNING too, and those are not over yet.
+            raise IllegalTransition(
+                f"agent {life.name!r} is {life.state.name} and cannot be resumed; only one that is SUSPENDED can"
+            )
         life.move(State.RUNNING)
         life.cell.resume()
 

@@ -190,6 +190,8 @@ class Recovery:
             return
         group = self._group(life)
         for member in group:
+            if self._is_only_stopped(member, life):
+                continue
             member.cell.pause()
             record = self._record(member)
             record.torn_down = False
@@ -201,7 +203,12 @@ class Recovery:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         for member in group:
-            self._record(member).restarter = task
+            if not self._is_only_stopped(member, life):
+                self._record(member).restarter = task
+
+    def _is_only_stopped(self, member: Life, failed: Life) -> bool:
+        """Whether a member of a group that is restarted ends with it, and has no next instance."""
+        return member is not failed and member.policy.restart is Restart.TEMPORARY
 
     def _give_up(self, life: Life, error: BaseException | None) -> None:
         rules = self._rules_for(life)
@@ -235,12 +242,19 @@ class Recovery:
         """
         try:
             for member in reversed(group):
-                await self._tear_down(member, error, at_once=member is failed)
+                if self._is_only_stopped(member, failed):
+                    await self._stop(member)
+                else:
+                    # One that stopped itself finishes the message in hand, as those that did not fail do.
+                    await self._tear_down(member, error, at_once=member is failed and error is not None)
             for member in group:
-                await self._bring_up(member, error)
+                if not self._is_only_stopped(member, failed):
+                    await self._bring_up(member, error)
         finally:
             for member in group:
-                self._record(member).restarter = None
+                # One that failed again meanwhile has a restart of its own.
+                if member.record is not None and member.record.restarter is asyncio.current_task():
+                    member.record.restarter = None
 
     async def _tear_down(self, life: Life, error: BaseException | None, *, at_once: bool) -> None:
         """End the old instance: its children, the handlers that still run, its hook, what it set up."""
@@ -264,8 +278,16 @@ class Recovery:
 
     async def _stop_children(self, life: Life) -> None:
         for child in reversed(list((life.children or {}).values())):
-            self._lives.begin_stop(child, StopReason.RESTARTED)
-            await self._lives.until_ended(child)
+            await self._stop(child)
+
+    async def _stop(self, life: Life) -> None:
+        """End an agent on the way of a restart, which a handler that never ends must not hold up."""
+        self._lives.begin_stop(life, StopReason.RESTARTED)
+        limit = self._loop.call_later(KILL_GRACE_SECONDS, self._lives.begin_stop, life, StopReason.KILLED)
+        try:
+            await self._lives.until_ended(life)
+        finally:
+            limit.cancel()
 
     async def _bring_up(self, life: Life, error: BaseException | None) -> None:
         """Start a new instance, again and again while its start fails and restarts are left."""
@@ -314,9 +336,13 @@ class Recovery:
             if cell.agent is not None:
                 self._renew(life)
                 await lives.run_hook(life, cell.agent.post_restart, error)
-            while life.rules is not None and life.rules.lost and life.state not in _ENDING:
-                await self._respawn(life, life.rules.lost[0])
-                del life.rules.lost[0]
+            if life.rules is not None and life.rules.lost:
+                for lost in life.rules.lost:
+                    if life.state in _ENDING:
+                        return None
+                    await self._respawn(life, lost)
+                # Only now: where one fails to start, those before it are stopped and started again too.
+                life.rules.lost = []
         except asyncio.CancelledError as cancelled:
             if lives.is_cancelled():
                 raise

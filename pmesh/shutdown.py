@@ -257,7 +257,9 @@ class Shutdown:
         if not self._requested:
             self._requested = True
             self._reason = reason
-            self._request.set_result(None)
+            # asyncio.run may have cancelled the task that waits for it, and with that the future, before this one.
+            if not self._request.done():
+                self._request.set_result(None)
             logger.info("coordinator %r shuts down (%s)", self._coordinator.name, reason or "it is left")
 
     def _hasten(self) -> None:

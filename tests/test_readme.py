@@ -33,10 +33,12 @@ async def main():
         billing = await mesh.spawn(Billing, name="billing")
         print((await billing.ask(Charge("o1", 5))).order)
         print(mesh.tell("billing", Flush()), await mesh.drain(billing))
+        await open_shop(mesh)
+        print(mesh.agents)
 
 asyncio.run(main())
 """
-    assert python(code + uses).splitlines() == ["o1", "True True"]
+    assert python(code + uses).splitlines() == ["o1", "True True", "('shop', 'billing', 'invoices')"]
 
 
 def test_there_is_one_command_to_install_and_one_to_test() -> None:

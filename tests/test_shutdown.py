@@ -955,3 +955,21 @@ def test_agents_that_fail_all_the_time_do_not_hold_up_the_end(
 
     with caplog.at_level(logging.CRITICAL):
         run(main)
+
+
+def test_a_block_that_ends_after_its_loop_cancelled_all_tasks_raises_what_ended_it(run: Run, mesh: Mesh) -> None:
+    """asyncio.run cancels them when a handler raised KeyboardInterrupt, in whichever order."""
+
+    async def main() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            async with mesh() as bus:
+                waits = await bus.spawn(lambda payload: asyncio.sleep(3600.0))
+                waits.tell(1)
+                await asyncio.sleep(0)
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                raise asyncio.CancelledError
+        assert bus.agents == ()
+        assert bus.stats().failed == 1
+
+    run(main)

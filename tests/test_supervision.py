@@ -17,8 +17,10 @@ from pmesh import (
     Agent,
     AgentStopped,
     Backoff,
+    CoordinatorClosed,
     HandlerCancelled,
     HandlerDefinitionError,
+    IllegalTransition,
     InvalidArgument,
     InvalidType,
     MailboxPolicy,
@@ -627,7 +629,7 @@ def test_a_suspended_agent_lets_its_mail_wait(run: Run, mesh: Mesh, loop_kind: s
             assert not asking.done()
             bus.resume(ref)
             assert await asking == 1
-            with pytest.raises(Exception, match="'w' cannot go from RUNNING to RUNNING"):
+            with pytest.raises(Exception, match="'w' is RUNNING and cannot be resumed"):
                 bus.resume("w")
 
     run(main)
@@ -1139,5 +1141,234 @@ def test_what_a_start_that_failed_set_up_is_gone(run: Run, mesh: Mesh) -> None:
             await asyncio.sleep(2.5)
             assert bus.agents == (ref.name, "child")
             assert {word for word in diary if isinstance(word, str)} == {"tick 6"}, diary
+
+    run(main)
+
+
+# Where what several parts do meets.
+
+
+def test_only_a_suspended_agent_can_be_resumed(run: Run, mesh: Mesh) -> None:
+    async def main() -> None:
+        diary: list[Any] = []
+        async with mesh() as bus:
+            starting = asyncio.create_task(bus.spawn(Slow, diary, name="slow"))
+            await asyncio.sleep(0.1)
+            with pytest.raises(IllegalTransition, match="'slow' is STARTING and cannot be resumed"):
+                bus.resume("slow")
+            ref = await starting
+            with pytest.raises(IllegalTransition, match="RUNNING"):
+                bus.resume(ref)
+            bus.suspend(ref)
+            bus.resume(ref)
+            ref.tell("fail")
+            await asyncio.sleep(0.1)
+            assert bus.state(ref) is State.STARTING
+            with pytest.raises(IllegalTransition, match="STARTING"):
+                bus.resume(ref)  # while it is restarted
+            assert await ref.ask("done") == "done"
+            assert diary == ["start", "started", "start", "started"]
+
+    run(main)
+
+
+class Slow(Agent):
+    """Takes a second to start."""
+
+    def __init__(self, diary: list[Any]) -> None:
+        self.diary = diary
+
+    async def on_start(self) -> None:
+        self.diary.append("start")
+        await asyncio.sleep(1.0)
+        self.diary.append("started")
+
+    async def receive(self, payload: object) -> object:
+        if payload == "fail":
+            raise Boom
+        return payload
+
+
+def test_nobody_is_suspended_while_the_coordinator_is_left(run: Run, mesh: Mesh) -> None:
+    async def main() -> None:
+        refused = []
+
+        async def hold(payload: object) -> None:
+            await asyncio.sleep(0.1)
+            try:
+                bus.suspend("other")
+            except CoordinatorClosed as error:
+                refused.append(str(error))
+            bus.tell("other", payload)
+
+        async with mesh(drain_timeout=5.0) as bus:
+            other = await bus.spawn(lambda payload: payload, name="other")
+            holder = await bus.spawn(hold)
+            holder.tell(1)
+        assert refused == ["agent 'other' cannot be suspended: the coordinator is being left, which waits for its mail"]
+        assert bus.stats().handled == 2
+        assert bus.state(other) is State.STOPPED
+
+    run(main)
+
+
+def test_children_that_a_supervisor_had_started_again_are_not_lost_when_the_next_one_fails_to_start(
+    run: Run, mesh: Mesh
+) -> None:
+    failures = 0
+
+    class Flaky(Agent):
+        async def on_start(self) -> None:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise Boom("not yet")
+
+        async def receive(self, payload: object) -> None:
+            raise Worse
+
+    async def main() -> None:
+        nonlocal failures
+        async with mesh() as bus:
+            shop = await bus.supervisor("shop", directives={Worse: "escalate"})
+            await shop.spawn(lambda payload: payload, name="first")
+            inner = await shop.supervisor("inner", directives={Worse: "escalate"}, supervision=ESCALATES)
+            await inner.spawn(lambda payload: payload, name="below")
+            await inner.spawn(Flaky, name="flaky")
+            failures = 2
+            bus.tell("flaky", 0)
+            await asyncio.sleep(1.0)
+            assert shop.children == ("first", "inner")
+            assert bus.agents == ("shop", "first", "inner", "below", "flaky")
+            assert bus.restarts("shop") == 3
+
+    run(main)
+
+
+ESCALATES = SupervisionPolicy(directives="escalate")
+
+
+@pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
+def test_a_temporary_agent_ends_with_its_group_and_is_not_started_again(run: Run, mesh: Mesh, strategy: str) -> None:
+    """As in OTP: 'a temporary child process is never restarted', also when a sibling's end ended it."""
+
+    async def main() -> None:
+        diary: list[Any] = []
+        async with mesh() as bus:
+            shop = await bus.supervisor("shop", strategy=strategy)
+            await shop.spawn(Faulty, name="faulty")
+            brief = SupervisionPolicy(restart="temporary")
+            brittle = await shop.spawn(Stopping, diary, name="temporary", supervision=brief)
+            brittle.tell("work")
+            await shop.spawn(Stopping, diary, name="lasting")
+            await asyncio.sleep(0)
+            bus.tell("faulty", 0)
+            await asyncio.sleep(3.0)
+            assert shop.children == ("faulty", "lasting")
+            assert diary == [
+                "temporary made",
+                "lasting made",
+                ("lasting", StopReason.RESTARTED),
+                "temporary worked",
+                ("temporary", StopReason.RESTARTED),
+                "lasting made",
+            ]
+            assert (await bus.watch(brittle)).reason is StopReason.RESTARTED
+
+    run(main)
+
+
+class Faulty(Agent):
+    async def receive(self, payload: object) -> None:
+        raise Boom
+
+
+class Stopping(Agent):
+    def __init__(self, diary: list[Any]) -> None:
+        self.diary = diary
+
+    def on_start(self) -> None:
+        self.diary.append(f"{self.context.name} made")
+
+    async def receive(self, payload: object) -> None:
+        await asyncio.sleep(1.0)
+        self.diary.append(f"{self.context.name} worked")
+
+    async def on_stop(self, reason: StopReason) -> None:
+        self.diary.append((self.context.name, reason))
+
+
+def test_a_permanent_agent_that_stops_itself_finishes_the_message_in_hand_first(run: Run, mesh: Mesh) -> None:
+    class Renewed(Agent):
+        supervision = SupervisionPolicy(restart="permanent")
+
+        def __init__(self) -> None:
+            self.count = 0
+
+        async def receive(self, payload: object) -> int:
+            self.count += 1
+            self.context.stop()
+            await asyncio.sleep(1.0)
+            return self.count
+
+    async def main() -> None:
+        async with mesh() as bus:
+            renewed = await bus.spawn(Renewed)
+            assert await asyncio.gather(renewed.ask(1), renewed.ask(2)) == [1, 1]
+            assert bus.restarts(renewed) == 2
+            assert bus.stats().failed == 0
+
+    run(main)
+
+
+def test_a_child_whose_handler_never_ends_does_not_hold_up_the_restart_of_its_parent(run: Run, mesh: Mesh) -> None:
+    async def forever(payload: object) -> None:
+        await asyncio.Event().wait()
+
+    class Parent(Agent):
+        async def on_start(self) -> None:
+            self.child = await self.context.spawn(forever)
+            self.child.tell(1)
+
+        async def receive(self, payload: object) -> object:
+            if payload == "fail":
+                raise Boom
+            return payload
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with mesh() as bus:
+            parent = await bus.spawn(Parent)
+            await asyncio.sleep(0.1)
+            began = loop.time()
+            parent.tell("fail")
+            assert await parent.ask("back", timeout=60.0) == "back"
+            assert 5.0 <= loop.time() - began < 6.0
+            await bus.kill(parent)
+
+    run(main)
+
+
+def test_a_member_that_fails_again_while_its_group_is_still_restarted_is_known_to_be_restarted(
+    run: Run, mesh: Mesh
+) -> None:
+    async def main() -> None:
+        diary: list[Any] = []
+        async with mesh() as bus:
+            shop = await bus.supervisor("shop", strategy="one_for_all", backoff=Backoff(5.0, 5.0, 0.0))
+            await shop.spawn(Faulty, name="faulty", supervision=SupervisionPolicy(backoff=Backoff(0.001, 10.0, 0.0)))
+            await shop.spawn(Slow, diary, name="slow")
+            bus.tell("faulty", 0)
+            await asyncio.sleep(0.5)
+            assert bus.state("slow") is State.STARTING
+            bus.tell("faulty", 0)
+            await asyncio.sleep(0.0)
+            # The first restart ends while the second one waits in its backoff; a drain then waits for the second.
+            bus.tell("faulty", 0)
+            await asyncio.sleep(1.0)
+            for life in bus._lives.by_name.values():
+                restarting = life.state in (State.STARTING, State.BACKOFF)
+                assert (bus._lives.restarter_of(life) is not None) == restarting
+            assert await bus.drain("faulty", timeout=1.0)
 
     run(main)

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from pmesh import Agent, InvalidArgument, MailboxPolicy, StopReason, Terminated, UnknownAgent, handler
+from pmesh import (
+    Agent,
+    AgentRef,
+    InvalidArgument,
+    MailboxPolicy,
+    StopReason,
+    SupervisionPolicy,
+    Terminated,
+    UnknownAgent,
+    handler,
+)
 
 Run = Callable[..., Any]
 Mesh = Callable[..., Any]
@@ -196,5 +206,28 @@ def test_watching_oneself_or_nobody_is_an_error(run: Run, mesh: Mesh) -> None:
                 await watcher.ask(("watch", "nobody"))
             with pytest.raises(UnknownAgent):
                 await bus.watch("nobody")
+
+    run(main)
+
+
+def test_nobody_waits_for_its_own_end_or_its_parents_in_a_handler(run: Run, mesh: Mesh) -> None:
+    class Narcissus(Agent):
+        @handler
+        async def look(self, ref: AgentRef) -> None:
+            await self.context.coordinator.watch(ref)
+
+        @handler
+        async def have_a_child(self, name: str) -> AgentRef:
+            return await self.context.spawn(Narcissus, name=name)
+
+    async def main() -> None:
+        async with mesh() as bus:
+            one = await bus.spawn(Narcissus, name="one", supervision=SupervisionPolicy(directives="resume"))
+            child = await one.ask("child")
+            for asked in (one, child):
+                with pytest.raises(InvalidArgument, match="agent 'one' is watched by what a handler of it"):
+                    await asked.ask(one)
+            await bus.stop(one)
+            assert (await bus.watch(one)).reason is StopReason.STOPPED
 
     run(main)

@@ -842,7 +842,7 @@ class Coordinator:
         return state
 
     def restarts(self, agent: AgentRef | str) -> int:
-        """How often an agent has been restarted."""
+        """How often an agent has been restarted, alone or with its group."""
         record = self._life_of(agent).record
         return 0 if record is None else record.restarts
 

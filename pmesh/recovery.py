@@ -197,6 +197,7 @@ class Recovery:
             record.torn_down = False
             if member is not life:
                 record.returns_to = member.state
+                record.restarts += 1  # for those who look; the window counts what failed
             if member.state in (State.RUNNING, State.SUSPENDED):
                 member.move(State.STARTING)
         task = self._loop.create_task(self._restart(life, group, error), name=f"pmesh-restart-{life.name}")

@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import random
+import signal
 import weakref
 from collections.abc import Awaitable, Iterator
 from typing import Any
@@ -345,18 +346,33 @@ async def disturb(world: World) -> None:
 async def play(world: World) -> None:
     rng = world.rng
     loop = asyncio.get_running_loop()
+    signals = [signal.SIGTERM, signal.SIGINT][: rng.choice((0, 0, 0, 1, 2))]
     world.mesh = mesh = Coordinator(
         clock=loop.clock,  # type: ignore[attr-defined]
         drain_timeout=DRAIN_SECONDS,
         stall_after=rng.choice((None, 0.05, 3.0)),
         window=rng.choice((None, 4, 1024)),
+        signals=bool(signals),
     )
     began = 0.0
+
+    def interrupt() -> None:
+        nonlocal began
+        began = began or loop.time()
+        if mesh.shutdown.phase is not None or not mesh.shutdown.requested:
+            signal.raise_signal(signals.pop())
+        if signals:
+            loop.call_later(rng.choice((0.0, 0.001, 3.0)), interrupt)
+
     with contextlib.suppress(asyncio.CancelledError):
         async with mesh:
+            if signals:
+                loop.call_later(rng.choice((0.0, 0.01, 1.0, 10.0)), interrupt)
             for _ in range(rng.choice((20, 60, 150))):
                 await disturb(world)
                 world.check()
+            if signals:
+                await asyncio.sleep(60.0)
             ending = rng.choice(("leave", "leave", "close", "hasten", "cancel", "hasten later"))
             began = loop.time()
             match ending:

@@ -44,10 +44,10 @@ SEEDS_EACH_TIME = 60
 
 STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
 DIRECTIVES = ("restart", "resume", "stop", "escalate")
-OVERFLOWS = (Overflow.REJECT, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST, Overflow.STOP)
+OVERFLOWS = (*(Overflow.REJECT, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST) * 4, Overflow.STOP)
 WORKS = (
     *("plain", "plain", "plain", "plain", "sleep", "sleep", "long"),
-    *("fail", "fail", "key", "os", "escape", "sleep fail", "cancelled"),
+    *("fail", "fail", "fail", "key", "key", "os", "os", "escape", "escape", "sleep fail", "cancelled"),
     *("stash", "stash fail", "unstash", "become", "other", "unbecome", "timer", "every", "cancel", "ask", "tell"),
     *("child", "watch", "unwatch", "leave", "stop", "suspend", "kill", "sibling"),
 )
@@ -132,7 +132,7 @@ class World:
 
     def options(self) -> dict[str, Any]:
         rng = self.rng
-        capacity = rng.choice((1, 2, 8, 64))
+        capacity = rng.choice((1, 8, 64, 64))
         overflow = rng.choice(OVERFLOWS)
         adaptive = overflow is not Overflow.STOP and rng.random() < 0.4
         return {
@@ -281,7 +281,7 @@ class Worker(Agent):
                 await asyncio.sleep(world.rng.choice((0.0, 0.1)))
             case "stop" if world.rng.random() < 0.3:
                 world.call(world.mesh.stop(other))
-            case "suspend":
+            case "suspend" if world.rng.random() < 0.3:
                 with contextlib.suppress(PmeshError):
                     world.mesh.suspend(other)
             case "kill" if world.rng.random() < 0.3:
@@ -298,8 +298,8 @@ async def disturb(world: World) -> None:
     """One thing from outside."""
     rng, mesh = world.rng, world.mesh
     other = world.someone()
-    match rng.choice(("tell", "tell", "burst", "ask", "send", "wait", "wait", "spawn", "below", "supervisor", "end",
-                      "hold", "go on", "watch", "look")):  # fmt: skip
+    match rng.choice(("tell", "burst", "burst", "ask", "send", "wait", "wait", "spawn", "below", "below", "supervisor",
+                      "end", "hold", "go on", "go on", "watch", "look")):  # fmt: skip
         case "tell" if other is not None:
             other.tell(world.work("outside"))
         case "burst" if other is not None:
@@ -367,7 +367,12 @@ async def play(world: World) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         async with mesh:
             if signals:
-                loop.call_later(rng.choice((0.0, 0.01, 1.0, 10.0)), interrupt)
+                loop.call_later(rng.choice((0.0, 0.01, 1.0, 10.0, 30.0)), interrupt)
+            for _ in range(3):
+                parents: tuple[Any, ...] = (mesh, *world.supervisors)
+                world.supervisors.append(await rng.choice(parents).supervisor(**world.rules()))
+                for _ in range(3):
+                    world.call(world.supervisors[-1].spawn(Worker, world, **world.options()))
             for _ in range(rng.choice((20, 60, 150))):
                 await disturb(world)
                 world.check()

@@ -307,9 +307,6 @@ class Recovery:
                 self._go_on(life)
                 return
             logger.error("agent %r: its restart failed", life.name, exc_info=failure)
-            if life.rules is not None and life.rules.is_supervisor:
-                # Those that are back already stop with it, and are to come back with it.
-                life.rules.lost = [*lost_children(life), *life.rules.lost]
             await self._stop_children(life)
             life.cell.end_instance()
             if life.state in _ENDING:

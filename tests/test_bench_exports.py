@@ -20,6 +20,8 @@ import jsonschema
 import pytest
 from export import Figure, bencher, from_pytest_benchmark, github
 
+pytestmark = pytest.mark.tools
+
 # https://bencher.dev/docs/reference/bencher-metric-format
 BMF_SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -11,6 +11,8 @@ from ab_statistics import FASTER, NO_DIFFERENCE, SLOWER, Rules, judge, student_q
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.tools
+
 PAIRS, BATCHES = 16, 4
 RULES = Rules(resamples=200)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from benchmark_tools import PACKAGE, Project
 
+pytestmark = pytest.mark.tools
+
 SLOWER = PACKAGE.replace("spin(turns)\n", "spin(2 * turns)\n")
 QUICK = ("--pairs", "8", "--batches", "3")
 

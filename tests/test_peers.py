@@ -18,6 +18,8 @@ import pytest
 
 import pmesh
 
+pytestmark = pytest.mark.tools
+
 PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
 sys.path.insert(0, str(PEERS))
 run, measure, results, gates, entries, subjects, plot, render, processes = map(

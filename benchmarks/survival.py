@@ -21,7 +21,8 @@ import statistics
 import sys
 import time
 
-from targets import Figure, Sink, judge_all
+from targets import Figure, judge_all
+from workloads import Sink
 
 from pmesh import Agent, AgentRef, Coordinator, StopReason, SupervisionPolicy, Supervisor, handler
 

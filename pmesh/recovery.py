@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -89,7 +88,6 @@ class Recovery:
         self._lives = lives
         self._renew = renew
         self._respawn = respawn
-        self._random = random.Random()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop
 
@@ -370,7 +368,9 @@ class Recovery:
         record = self._record(life)
         if backoff is None or life.state is not State.FAILED:
             return
-        seconds = backoff.seconds(record.in_a_row, self._random.random())
+        import random  # a tenth of what importing all of pmesh takes, and few ever need it
+
+        seconds = backoff.seconds(record.in_a_row, random.random())
         record.in_a_row += 1
         if self._lives.is_closing or record.returns_to is State.DRAINING:
             return

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import signal
 import subprocess
 import sys
 import textwrap
@@ -27,6 +28,11 @@ from virtual_time import VirtualTimeLoop
 from pmesh import Coordinator
 
 LOOP_KINDS = ("virtual", "asyncio", "uvloop")
+
+# Started with SIGINT ignored, as shells start what runs in the background, programs go on ignoring it: tests of
+# Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Real seconds after which a test on a real loop has hung. In virtual time that is a `Deadlock`.
 GUARD_SECONDS = 30.0

@@ -241,7 +241,7 @@ def test_every_field_is_described_and_every_number_has_a_unit(path: str) -> None
 
 def test_the_schema_uses_only_what_the_reader_knows() -> None:
     known = {"$ref", "anyOf", "const", "enum", "type", "required", "properties", "additionalProperties", "items"}
-    known |= {"minimum", "maximum", "description"}
+    known |= {"minimum", "maximum", "minLength", "description"}
 
     def keywords(schema: dict[str, Any]) -> Iterator[str]:
         yield from schema
@@ -372,6 +372,7 @@ def remove(path: str) -> Callable[[dict[str, Any]], None]:
             'profiles[0].arrival is "bursts"; it must be one of "constant", "pois',
         ),
         (change("profiles 0 profile", "\ud800"), 'profiles[0].profile is "\\ud800", which holds half of a surrogate'),
+        (change("profiles 0 profile", ""), 'profiles[0].profile is ""; it must be at least 1 long'),
         (change("profiles 0 duration_seconds", "x"), 'duration_seconds is "x"; it must be a number or null'),
         (change("environment gil", 1), "environment.gil is 1; it must be true or false"),
         (change("environment build", {"x y": []}), 'environment.build["x y"] is an array; it must be true or false'),
@@ -415,6 +416,12 @@ def test_what_is_wrong_in_a_report_is_named_by_its_place(
     message = refusal(closed)
     assert message.startswith("the document: ")
     assert told in message
+
+
+def test_a_search_without_a_name_of_its_profile_is_refused() -> None:
+    document = copy.deepcopy(SAMPLES["search"])
+    document["find_max"][0]["profile"] = ""
+    assert refusal(document) == 'the document: find_max[0].profile is ""; it must be at least 1 long'
 
 
 @pytest.mark.parametrize("series", ["latency", "response", "queue", "service", "send_delay"])

@@ -32,7 +32,7 @@ class Profile:
     `payload_bytes` bytes of its own.
 
     Raises:
-        InvalidArgument: A number is below 1 (for `payload_bytes`: below 0).
+        InvalidArgument: A number is below 1 (for `payload_bytes`: below 0), or the name is empty.
         InvalidType: A number is no int, or the name no str.
     """
 
@@ -46,8 +46,10 @@ class Profile:
 
     def __post_init__(self) -> None:
         name: object = self.name
-        if not (isinstance(name, str) and name):
-            raise InvalidType(f"name is {name!r}; it must be a str that is not empty")
+        if not isinstance(name, str):
+            raise InvalidType(f"name is {name!r}; it must be a str")
+        if not name:
+            raise InvalidArgument("name is ''; it must not be empty")
         for name in ("agents", "messages_per_agent", "rounds", "concurrency", "payload_bytes"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):

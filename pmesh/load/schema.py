@@ -89,8 +89,8 @@ def _type_problem(value: object, schema: Mapping[str, Any], path: str) -> str | 
     if isinstance(value, list):
         problems = (_problem(item, schema["items"], path_of(path, index)) for index, item in enumerate(value))
         return next(filter(None, problems), None)
-    if isinstance(value, str) and not _is_text(value):
-        return f"{path} is {describe(value)}, which holds half of a surrogate pair; it must be text"
+    if isinstance(value, str):
+        return _text_problem(value, schema, path)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _range_problem(value, schema, path)
     return None
@@ -113,6 +113,14 @@ def _object_problem(value: Mapping[Any, object], schema: Mapping[str, Any], path
         problem = _problem(item, kind, where)
         if problem is not None:
             return problem
+    return None
+
+
+def _text_problem(value: str, schema: Mapping[str, Any], path: str) -> str | None:
+    if not _is_text(value):
+        return f"{path} is {describe(value)}, which holds half of a surrogate pair; it must be text"
+    if len(value) < schema.get("minLength", 0):
+        return f"{path} is {describe(value)}; it must be at least {schema['minLength']} long"
     return None
 
 

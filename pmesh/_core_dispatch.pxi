@@ -379,7 +379,8 @@ cdef class Dispatcher:
         self.timers = []
         self.window_waiters = WaiterQueue()
         self.window = window
-        self.batch = batch
+        # Whoever chooses does so before every message.
+        self.batch = batch if chooser is None else 1
         self.slice_ns = <int64_t>(slice_seconds * SECOND_NS)
         self.chooser = chooser
         self.stall_ns = <int64_t>(stall_seconds * SECOND_NS)

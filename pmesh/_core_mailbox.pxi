@@ -680,6 +680,8 @@ cdef class Mailbox:
         """Whether a limit that was lowered has room again by the time that passed since the last start."""
         cdef Throttle throttle = self.throttle
         cdef int64_t now_ns
+        if throttle is None:
+            return False    # held down by `squeeze`
         # A place that falls free now belongs to the oldest waiter; it is told at the next start.
         if throttle.bad_since_ns or self.has_waiters:
             return False

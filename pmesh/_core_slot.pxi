@@ -821,6 +821,29 @@ cdef class Cell(Mailbox):
         """Take mail but handle none until `resume`; handlers that run finish."""
         self.paused = True
 
+    def squeeze(self, Py_ssize_t limit):
+        """Let only `limit` normal messages wait, at least 1, until the next call; for tests of full mailboxes.
+
+        What waits already stays. More than the capacity is the capacity. An adaptive mailbox has a limit of its own,
+        and keeps it.
+        """
+        if limit < 1:
+            raise InvalidArgument(f"limit is {limit}; it must be at least 1 message")
+        if self.throttle is not None:
+            return
+        with cython.critical_section(self):
+            self.limit = min(limit, self.capacity)
+        if self.has_waiters:
+            self.dispatcher.grant_room(self)
+
+    @property
+    def is_forgotten(self):
+        """Whether mail waits that could be handled, and nothing is going to: a lost wake-up, which must not be."""
+        cdef bint forgotten
+        with cython.critical_section(self):
+            forgotten = not self.scheduled and self.normal_size + self.control_size > 0 and self.can_run()
+        return forgotten
+
     def run_hook(self, function, *args):
         """Call a lifecycle hook in a slot of this agent; None when it is over, else a `Waiter` to await."""
         return self.dispatcher.run_hook(self, function, args)

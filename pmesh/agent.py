@@ -282,7 +282,8 @@ class AgentContext:
         Raises:
             AgentStopped: The agent has ended, or begun to.
         """
-        self._kit.become(None if behaviour is None else behaviour_table(behaviour))
+        dispatching_by = self.coordinator._dispatching_by
+        self._kit.become(None if behaviour is None else dispatching_by(behaviour_table(behaviour)))
 
     @property
     def _kit(self) -> Kit:
@@ -367,8 +368,11 @@ class Agent:
         """
         await _result(self.on_start())
 
-    async def receive(self, payload: Any) -> object:
-        """Handle what no `@handler` takes; override it to catch all. What it returns answers an ask."""
+    def receive(self, payload: Any) -> object:
+        """Handle what no `@handler` takes; override it, as `def` or `async def`, to catch all.
+
+        What it returns answers an ask.
+        """
         raise NotImplementedError
 
 

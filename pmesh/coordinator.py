@@ -120,8 +120,8 @@ class Coordinator:
         stall_after: Seconds after which a handler that still waits, or blocks the event loop, is reported by the
             logger `pmesh.stalls` and in `stalls`; None for never.
         clock: The source of time; a virtual one in tests.
-        chooser: Given the refs of all agents that are ready, returns the index of the one to serve next; first
-            come, first served by default. For tests of schedules.
+        chooser: Given the refs of all agents that are ready, returns the index of the one to serve next, before every
+            message; first come, first served by default. For tests of schedules; see `pmesh.testing`.
         signals: SIGTERM and SIGINT shut it down: what runs in the `async with` block is cancelled, unless it waits in
             `shutdown.wait`, and the program goes on after the block. A second signal hastens that, and a third
             does what it would do without this. Only in the main thread; not on Windows.
@@ -490,10 +490,16 @@ class Coordinator:
     def _kind_of(self, factory: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> Kind:
         """What agents from `factory` have in common; looked up again for each spawn unless it is a class."""
         agent_class, table = _resolve_factory(factory, args, kwargs)
-        kind = Kind(agent_class, table, self._meter_of(agent_class or factory), factory)
+        kind = Kind(
+            agent_class, self._dispatching_by(table, agent_class), self._meter_of(agent_class or factory), factory
+        )
         if isinstance(factory, type):
             self._kinds[factory] = kind
         return kind
+
+    def _dispatching_by(self, table: HandlerTable, agent_class: type[Agent] | None = None) -> HandlerTable:
+        """The table that agents of a class, or with another behaviour, dispatch by: where a simulation steps in."""
+        return table
 
     def _meter_of(self, key: object) -> Meter:
         # Functions are told apart by their code only: a closure for each agent is one class of agents.

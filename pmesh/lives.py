@@ -152,6 +152,7 @@ class Lives:
         self.lock = threading.Lock()  # whoever sums up, in any thread, sees a stopping agent once
         self.drain_timeout = drain_timeout
         self.recovery: Recovery
+        self.on_end: Callable[[Life], None] | None = None  # told of each agent that has stopped
         self._end_by: float | None = None  # when all must have ended, on the loop's clock
         self._loop: asyncio.AbstractEventLoop
         self._dispatcher: Dispatcher
@@ -492,6 +493,8 @@ class Lives:
         if life.parent is not None and life.parent.children is not None:
             life.parent.children.pop(life.name, None)
         life.move(State.STOPPED)
+        if self.on_end is not None:
+            self.on_end(life)
         if life.watchers is not None or life.watching is not None:
             self._end_watches(life)
         if life.ended is not None and not life.ended.done():

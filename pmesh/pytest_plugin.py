@@ -1,8 +1,10 @@
-"""pytest's way into pmesh: the fixtures `mesh` and `latency_benchmark`, the marker `slo`, the options that gate.
+"""pytest's way into pmesh: the fixtures `mesh` and `latency_benchmark`, the marker `slo`, the options that gate, and
+the seeds of simulated tests.
 
 pytest loads this in every project that has pmesh installed, so it imports nothing but pytest until a test or an option
 asks for something: not the core, not asyncio, not pytest-benchmark. What it gives is described in
-`docs/benchmarking.md`; how it measures and judges is in `pmesh.gates`.
+`docs/benchmarking.md` and `docs/testing.md`; how it measures and judges is in `pmesh.gates`, how it simulates in
+`pmesh.testing`.
 
 PYTEST_DONT_REWRITE: pytest would warn whoever has imported this before, and has nothing to explain here.
 """
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
     from pmesh.gates import LatencyBenchmark
     from pmesh.gates.hooks import Gates
     from pmesh.gates.regressions import Margin
+    from pmesh.testing.seeds import Ordered
 
-__all__ = ["mesh", "mesh_options", "pmesh_runner"]
+__all__ = ["mesh", "mesh_options", "pmesh_runner", "pmesh_simulated"]
 
 GATED_FIGURES = ("p50", "p90", "p99", "p99.9", "max", "throughput")
 NO_BENCHMARK = (
@@ -51,6 +54,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             help=f"Fail if the {figure} of a test is {worse} than that of --benchmark-compare by more than this: 10%%.",
         )
 
+    simulations = parser.getgroup("pmesh-simulations", "pmesh: simulations")
+    simulations.addoption(
+        "--pmesh-seed",
+        metavar="N",
+        type=int,
+        help="Run tests decorated with pmesh.testing.simulate by this seed only, as in the note of one that failed.",
+    )
+    simulations.addoption(
+        "--pmesh-seeds",
+        metavar="N|A:B",
+        type=_parse_seeds,
+        help="Run them by so many seeds, or by those from A up to B, instead of what the decorator says.",
+    )
+
+
+def _parse_seeds(text: str) -> range:
+    from pmesh.errors import InvalidArgument
+    from pmesh.testing.seeds import parse_seeds
+
+    try:
+        return parse_seeds(text)
+    except InvalidArgument as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
 
 def _margin_parser(figure: str) -> Callable[[str], Margin]:
     def parse(text: str) -> Margin:
@@ -71,6 +98,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "slo(*objectives, attempts=1): objectives such as 'p99<5ms' that what latency_benchmark measures in this test"
         " must meet, in one of so many attempts",
     )
+    if config.getoption("pmesh_seed") is not None and config.getoption("pmesh_seeds") is not None:
+        raise pytest.UsageError("--pmesh-seed runs one seed and --pmesh-seeds many: give one of them")
+    config.pluginmanager.register(_Simulations(), "pmesh-simulations")
     # Which fixtures there are depends on pytest-benchmark, so that its own options see the tests that measure.
     config.pluginmanager.register(_WithBenchmark() if _has_benchmark(config) else _WithoutBenchmark(), "pmesh-fixtures")
     margins = _margins(config)
@@ -150,6 +180,47 @@ def mesh(
     stats = mesh.stats()
     if stats.imbalance is not None:
         pytest.fail(f"the account of {mesh!r} does not balance: {stats.imbalance}; {stats!r}", pytrace=False)
+
+
+@pytest.fixture
+def pmesh_simulated(request: pytest.FixtureRequest) -> Iterator[Ordered]:
+    """Which seeds the command line asks for; a test decorated with `pmesh.testing.simulate` takes it by itself."""
+    from pmesh.testing.seeds import Ordered, Tally
+
+    seed, seeds = request.config.getoption("pmesh_seed"), request.config.getoption("pmesh_seeds")
+    ordered = Ordered(seeds if seed is None else range(seed, seed + 1), Tally())
+    yield ordered
+    tally = ordered.tally
+    request.node.user_properties.append((_Simulations.PROPERTY, (tally.seeds, tally.seconds, tally.handled)))
+
+
+class _Simulations:
+    """How much was simulated, in this process and in workers of xdist; a plugin of pytest's."""
+
+    PROPERTY = "pmesh_simulated"
+
+    def __init__(self) -> None:
+        self._tests = 0
+        self._seeds = 0
+        self._seconds = 0.0
+        self._handled = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            for name, value in report.user_properties:
+                if name == self.PROPERTY:
+                    assert isinstance(value, (tuple, list))  # a list where xdist sent it
+                    self._tests += 1
+                    self._seeds += value[0]
+                    self._seconds += value[1]
+                    self._handled += value[2]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._tests:
+            terminalreporter.write_line(
+                f"pmesh: {self._tests} simulated tests ran by {self._seeds:,} seeds:"
+                f" {self._seconds / 3600:,.1f} simulated hours, {self._handled:,} messages handled"
+            )
 
 
 class _WithBenchmark:

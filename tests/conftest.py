@@ -23,9 +23,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from virtual_time import VirtualTimeLoop
 
 from pmesh import Coordinator
+from pmesh.testing.loop import VirtualTimeLoop
 
 LOOP_KINDS = ("virtual", "asyncio", "uvloop")
 

@@ -17,7 +17,6 @@ import model
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from virtual_time import SECOND_NS, VirtualTimeLoop
 
 from pmesh import (
     Agent,
@@ -33,6 +32,7 @@ from pmesh import (
     _core,
     handler,
 )
+from pmesh.testing.loop import SECOND_NS, VirtualTimeLoop
 
 Run = Callable[..., Any]
 Mesh = Callable[..., Any]

@@ -21,7 +21,6 @@ from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import pytest
-from virtual_time import VirtualTimeLoop
 
 import pmesh
 from pmesh import (
@@ -36,6 +35,7 @@ from pmesh import (
     Terminated,
     handler,
 )
+from pmesh.testing.loop import VirtualTimeLoop
 
 DRAIN_SECONDS = 20.0
 # What leaving may take: draining, stopping in the same time again, and the grace of what is cancelled in each.

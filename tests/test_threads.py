@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from virtual_time import VirtualTimeLoop
 
 from pmesh import Agent, AgentStopped, MailboxPolicy, Overflow, PmeshError
+from pmesh.testing.loop import VirtualTimeLoop
 
 Run = Callable[..., Any]
 Mesh = Callable[..., Any]

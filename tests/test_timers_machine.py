@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from virtual_time import VirtualTimeLoop
 
 from pmesh import Agent, Coordinator, MailboxPolicy, Overflow, handler
 from pmesh._core import cell_of
+from pmesh.testing.loop import VirtualTimeLoop
 
 MS_NS = 1_000_000
 # Each wait is longer by this, so that no timer is due at the very moment of an operation unless a rule wants it so.

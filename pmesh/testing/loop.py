@@ -1,4 +1,4 @@
-"""An asyncio event loop in virtual time, for the project's own tests.
+"""An asyncio event loop in virtual time.
 
 Time stands still while there is anything to do, and jumps to the next timer when there is not. The
 loop's `clock` is a virtual `pmesh.Clock` that shows the same time; `Coordinator(clock=loop.clock)`.
@@ -10,10 +10,17 @@ import asyncio
 import contextlib
 import selectors
 import threading
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-from pmesh import Clock
+from pmesh._core import Clock
+from pmesh.errors import InvalidArgument
+
+__all__ = ["SECOND_NS", "START_NS", "Deadlock", "VirtualTimeLoop"]
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
 
 SECOND_NS = 1_000_000_000
 
@@ -21,7 +28,7 @@ SECOND_NS = 1_000_000_000
 START_NS = 1_000 * SECOND_NS
 
 # A test that is busy for longer than this in virtual time goes round in circles.
-HORIZON_NS = 7 * 86_400 * SECOND_NS
+HORIZON_SECONDS = 7 * 86_400.0
 
 # Real seconds between two looks whether threads are still alive.
 LOOK_SECONDS = 0.02
@@ -35,9 +42,24 @@ class Deadlock(AssertionError):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A `SelectorEventLoop` whose time is virtual; it never sleeps."""
+    """A `SelectorEventLoop` whose time is virtual; it never sleeps.
 
-    def __init__(self) -> None:
+    For `asyncio.Runner(loop_factory=VirtualTimeLoop)`. What it waits for must come from timers, from callbacks or from
+    threads that it was told of: calls in an executor, `expect_calls_of`, `threads_at_work`.
+
+    Args:
+        horizon_seconds: Virtual seconds after which a program that is still busy goes round in circles.
+
+    Attributes:
+        clock: A virtual `Clock` that shows the loop's time, for `Coordinator(clock=)`.
+
+    Raises:
+        Deadlock: Out of `run_until_complete` and what calls it: nothing can happen any more, or the horizon is
+            reached. The text lists the tasks.
+    """
+
+    def __init__(self, *, horizon_seconds: float = HORIZON_SECONDS) -> None:
+        self._horizon_ns = START_NS + round(horizon_seconds * SECOND_NS)
         self.clock = Clock(virtual=True)
         self._now_ns = START_NS
         self.clock.set_ns(START_NS)
@@ -51,9 +73,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def advance(self, seconds: float) -> None:
         """Let time pass inside a callback, as code does that keeps the loop busy."""
+        if not seconds >= 0:
+            raise InvalidArgument(f"seconds is {seconds}; time passes forwards, by 0 or more seconds")
         self._now_ns += round(seconds * SECOND_NS)
-        if self._now_ns > START_NS + HORIZON_NS:
-            raise Deadlock(f"still busy after {HORIZON_NS // SECOND_NS} virtual s; tasks:\n{self._tasks()}")
+        if self._now_ns > self._horizon_ns:
+            busy_seconds = (self._horizon_ns - START_NS) / SECOND_NS
+            raise Deadlock(f"still busy after {busy_seconds:g} virtual s; tasks:\n{self._tasks()}")
         self.clock.set_ns(self._now_ns)
 
     def expect_calls_of(self, threads: Iterable[threading.Thread]) -> None:
@@ -69,7 +94,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         finally:
             self._threads -= 1
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Arguments]], Result], *args: *Arguments
+    ) -> asyncio.Future[Result]:
         self._threads += 1
         try:
             future = super().run_in_executor(executor, func, *args)

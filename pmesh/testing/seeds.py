@@ -1,0 +1,299 @@
+"""Tests that run under many seeds: the decorator `simulate`, and what it says of a seed that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, overload
+
+from pmesh.errors import InvalidArgument, InvalidType
+from pmesh.testing.decisions import fewest
+from pmesh.testing.faults import Faults
+from pmesh.testing.simulation import Simulation
+from pmesh.testing.trace import trace_text
+
+__all__ = ["NotDeterministic", "Ordered", "Tally", "parse_seeds", "simulate"]
+
+SEEDS = 100
+
+# Further runs of a failing seed, to find how little of it is enough.
+MOST_SHRINKING_RUNS = 400
+
+LOGGERS = ("pmesh", "pmesh.dead_letters", "pmesh.stalls")
+
+Test = Callable[..., Coroutine[Any, Any, object]]
+
+
+class NotDeterministic(AssertionError):
+    """The same seed did not give the same run, so that nothing can be repeated."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was run: for the summary of a test session.
+
+    Attributes:
+        seeds: How many.
+        seconds: Virtual ones, in all of them.
+        handled: Messages.
+    """
+
+    seeds: int = 0
+    seconds: float = 0.0
+    handled: int = 0
+
+    def add(self, simulation: Simulation) -> None:
+        self.seeds += 1
+        self.seconds += simulation.seconds
+        self.handled += simulation.handled
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """What the pytest plugin gives a simulated test: the seeds that the command line asks for, and who counts them."""
+
+    seeds: range | None
+    tally: Tally
+
+
+def parse_seeds(text: str) -> range:
+    """ "1000" or "5000:6000" as the seeds to run.
+
+    Raises:
+        InvalidArgument: It is neither, or there are none in it.
+    """
+    first, colon, end = text.partition(":")
+    try:
+        seeds = range(int(first), int(end)) if colon else range(int(first))
+    except ValueError:
+        raise InvalidArgument(
+            f"seeds is {text!r}; it must be how many, such as 1000, or from where to where, such as 5000:6000"
+        ) from None
+    if not seeds:
+        raise InvalidArgument(f"seeds is {text!r}, which is none; it must be at least 1")
+    return seeds
+
+
+@overload
+def simulate(test: Test, /) -> Callable[..., None]: ...
+@overload
+def simulate(
+    *, seeds: int | range = ..., faults: Faults | None = ..., check_determinism: bool = ...
+) -> Callable[[Test], Callable[..., None]]: ...
+def simulate(
+    test: Any = None, /, *, seeds: int | range = SEEDS, faults: Faults | None = None, check_determinism: bool = True
+) -> Any:
+    """Run an `async def` test in virtual time, once for each seed; its first parameter is the `Simulation`.
+
+        @simulate(seeds=1000)
+        async def test_transfers_keep_the_sum(sim: Simulation) -> None:
+            async with sim.coordinator() as mesh:
+                ...
+
+    What it becomes is a plain function, whose other parameters stay: fixtures, or those of `parametrize`. The first
+    seed that fails ends it, with the test's own exception and a note: the seed, and the shortest way found to the
+    failure. Under pytest `--pmesh-seed N` runs only that seed, `--pmesh-seeds N` or `A:B` others than those given here.
+
+    Args:
+        seeds: How many, from 0 on; or a range of them.
+        faults: What goes wrong on purpose in each run; nothing by default.
+        check_determinism: Run the first seed twice, and fail unless both runs are the same.
+
+    Raises:
+        NotDeterministic: Of the test: the same seed did not give the same run.
+    """
+    chosen = _checked_seeds(seeds)
+    if faults is not None and not isinstance(faults, Faults):
+        raise InvalidType(f"faults is {faults!r}; it must be a pmesh.testing.Faults")
+    if not isinstance(check_determinism, bool):
+        raise InvalidType(f"check_determinism is {check_determinism!r}; it must be True or False")
+
+    def decorate(test: Test) -> Callable[..., None]:
+        rest = _parameters_of(test)
+
+        @functools.wraps(test)
+        def run_seeds(*args: object, pmesh_simulated: Ordered | None = None, **kwargs: object) -> None:
+            __tracebackhide__ = True
+            ordered = None if pmesh_simulated is None else pmesh_simulated.seeds
+            tally = Tally() if pmesh_simulated is None else pmesh_simulated.tally
+            runner = _Runner(test, args, kwargs, faults, tally)
+            which = chosen if ordered is None else ordered
+            if check_determinism:
+                runner.check_determinism(which[0])
+            for seed in which:
+                runner.run(seed, which)
+
+        # Not what functools.wraps made of it: pytest takes fixtures from here.
+        del run_seeds.__wrapped__
+        asked = inspect.Parameter("pmesh_simulated", inspect.Parameter.KEYWORD_ONLY)
+        run_seeds.__signature__ = inspect.Signature([*rest, asked])  # type: ignore[attr-defined]
+        return run_seeds
+
+    return decorate if test is None else decorate(test)
+
+
+def _checked_seeds(seeds: object) -> range:
+    if isinstance(seeds, range):
+        if not seeds:
+            raise InvalidArgument(f"seeds is {seeds!r}, which is empty; it must hold at least 1 seed")
+        return seeds
+    if isinstance(seeds, bool) or not isinstance(seeds, int):
+        raise InvalidType(f"seeds is {seeds!r}; it must be how many, or a range of seeds")
+    if seeds < 1:
+        raise InvalidArgument(f"seeds is {seeds}; it must be at least 1")
+    return range(seeds)
+
+
+def _parameters_of(test: Any) -> list[inspect.Parameter]:
+    """Those after the first, which is the simulation."""
+    if not inspect.iscoroutinefunction(test):
+        raise InvalidType(f"@simulate decorates {test!r}; it must decorate an `async def` test")
+    parameters = list(inspect.signature(test).parameters.values())
+    # In a class the simulation comes after self.
+    own = 2 if parameters and parameters[0].name == "self" else 1
+    if len(parameters) < own or parameters[own - 1].kind not in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    ):
+        raise InvalidType(
+            f"@simulate decorates {test.__qualname__}, which takes no simulation: its first parameter must be one, as"
+            f" in `async def {test.__name__}(sim: Simulation)`"
+        )
+    return parameters[: own - 1] + parameters[own:]
+
+
+class _Runner:
+    """Runs one test by seeds."""
+
+    def __init__(
+        self, test: Test, args: tuple[object, ...], kwargs: dict[str, object], faults: Faults | None, tally: Tally
+    ) -> None:
+        self._test = test
+        self._args = args
+        self._kwargs = kwargs
+        self._faults = faults
+        self._tally = tally
+
+    def _main(self, simulation: Simulation) -> Coroutine[Any, Any, object]:
+        # pytest calls the methods of a class with the instance first, and gives all else by name.
+        return self._test(*self._args, simulation, **self._kwargs)
+
+    def check_determinism(self, seed: int) -> None:
+        """Run a seed twice; both runs must be the same, failures included."""
+        __tracebackhide__ = True
+        first, _ = self._attempt(seed, traced=True)
+        second, _ = self._attempt(seed, traced=True)
+        if first.trace == second.trace:
+            return
+        at = next(
+            (i for i, (one, two) in enumerate(zip(first.trace, second.trace, strict=False)) if one != two),
+            min(len(first.trace), len(second.trace)),
+        )
+        runs = [str(run.trace[at]) if at < len(run.trace) else "  (nothing more)" for run in (first, second)]
+        raise NotDeterministic(
+            f"seed {seed} gave two different runs, so a failure could not be repeated. Event {at + 1} was\n"
+            f"{runs[0]}\nand then\n{runs[1]}\nWhat differs may be state kept between runs, the order of a set, the"
+            " real time, or random numbers from elsewhere than the module random; check_determinism=False goes on all"
+            " the same"
+        )
+
+    def run(self, seed: int, among: range) -> None:
+        __tracebackhide__ = True
+        simulation, error = self._attempt(seed, traced=False)
+        self._tally.add(simulation)
+        if error is not None:
+            self._explain(seed, error, among)
+
+    def _attempt(
+        self, seed: int, *, traced: bool, allowed: AbstractSet[int] | None = None, loud: bool = False
+    ) -> tuple[Simulation, BaseException | None]:
+        simulation = Simulation(seed, faults=self._faults, traced=traced, allowed=allowed)
+        try:
+            with contextlib.nullcontext() if loud else _quiet():
+                simulation.run(self._main)
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
+            return simulation, error
+        return simulation, None
+
+    def _explain(self, seed: int, error: BaseException, among: range) -> None:
+        """Raise what the shortest way to the failure raises, with a note."""
+        __tracebackhide__ = True
+        again, repeated = self._attempt(seed, traced=True)
+        if repeated is None or _kind_of(repeated) != _kind_of(error):
+            raise NotDeterministic(
+                f"seed {seed} failed with {type(error).__name__}, and run again it"
+                f" {'passed' if repeated is None else f'failed with {type(repeated).__name__}: {repeated}'}; something"
+                " that the seed does not decide makes the difference"
+            ) from error
+
+        def fails(allowed: frozenset[int]) -> tuple[int, ...] | None:
+            simulation, trouble = self._attempt(seed, traced=False, allowed=allowed)
+            return None if trouble is None or _kind_of(trouble) != _kind_of(error) else simulation.departures
+
+        kept = fewest(again.departures, fails, MOST_SHRINKING_RUNS)
+        # Once more with logs, as whoever reads of it would see them.
+        shortest, trouble = self._attempt(seed, traced=True, allowed=frozenset(kept), loud=True)
+        if trouble is None:
+            shortest, trouble, kept = again, repeated, list(again.departures)
+        trouble.add_note(_note(seed, among, len(again.departures), len(kept), shortest))
+        # From the test on: how it was called says nothing.
+        raise trouble.with_traceback(_traceback_from(self._test, trouble.__traceback__))
+
+
+def _note(seed: int, among: range, departures: int, kept: int, simulation: Simulation) -> str:
+    if kept:
+        enough = f"Of the {departures} things that the seed made different from the usual, {kept} are enough (marked !)"
+    else:
+        enough = "It fails without anything that a seed makes different from the usual"
+    return (
+        f"\nSimulation: seed {seed} fails (of {among.start}:{among.stop}). Again: --pmesh-seed {seed}\n"
+        f"{enough}; what then happens, in virtual seconds:\n\n{trace_text(simulation.trace)}"
+    )
+
+
+def _traceback_from(test: Test, traceback: TracebackType | None) -> TracebackType | None:
+    code = inspect.unwrap(test).__code__
+    while traceback is not None and traceback.tb_frame.f_code is not code:
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether it says that the test fails: not that somebody interrupts it, or that it is skipped."""
+    # pytest's own exceptions are no Exceptions; of those only that of pytest.fail() is a failure.
+    return isinstance(error, Exception) or type(error).__qualname__ in ("Failed", "CancelledError", "SystemExit")
+
+
+def _kind_of(error: BaseException) -> tuple[type[BaseException], str, int]:
+    """What two failures have in common that are the same one: the type, and the line of the test that raised it."""
+    traceback = error.__traceback__
+    where, line = "", 0
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if not code.co_filename.startswith(os.path.dirname(__file__)):
+            where, line = code.co_filename, traceback.tb_lineno
+        traceback = traceback.tb_next
+    return type(error), where, line
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without pmesh's logs: thousands of runs tell the same, and that of the failing one is shown."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled

@@ -1,0 +1,530 @@
+"""One run of a program in virtual time, in which a seed decides whatever may happen in this order or that.
+
+What is decided: which of the agents that are ready is served next, before every message; when the dispatcher gives
+the loop its turn; how late a timer is; when another thread's call arrives; and which faults happen. Callbacks of the
+event loop itself keep their order, as asyncio promises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Callable, Coroutine
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeVar, TypeVarTuple, Unpack
+
+from pmesh._core import AgentRef, Handler, HandlerTable, Message, cell_of
+from pmesh.agent import Agent
+from pmesh.coordinator import Coordinator
+from pmesh.errors import InvalidArgument, InvalidType
+from pmesh.lifecycle import StopReason
+from pmesh.lives import Life
+from pmesh.testing.account import assert_account
+from pmesh.testing.decisions import Decisions
+from pmesh.testing.faults import Faults, InjectedFault
+from pmesh.testing.loop import SECOND_NS, START_NS, Deadlock, VirtualTimeLoop
+from pmesh.testing.other_thread import StuckError, call_elsewhere
+from pmesh.testing.probe import ProbeAgent
+from pmesh.testing.trace import Event, shown
+
+__all__ = ["Simulation"]
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+# So often one that is not the first of the ready ones is served; and after so many in a row the first is, so that
+# every agent that is ready is served within a bounded number of turns.
+REORDERED = 0.5
+MOST_PASSED_OVER = 16
+
+# So often the dispatcher gives the loop its turn after a message, and a timer is late.
+YIELDS = 0.1
+LATE = 0.1
+MOST_LATE_SECONDS = 0.000_5
+
+# A call of another thread arrives at the next such point with this probability, and before time passes in any case.
+ARRIVES = 0.25
+
+# The shortest slice that the dispatcher takes: a microsecond of virtual time ends it.
+SLICE_SECONDS = 1e-6
+
+# Messages and turns of the loop after which a run goes round in circles.
+MOST_STEPS = 1_000_000
+
+# Real seconds that a call in another thread may take.
+THREAD_PATIENCE_SECONDS = 30.0
+
+
+class Simulation:
+    """A run by `seed`; what a test decorated with `simulate` is given.
+
+    Args:
+        seed: Decides; the same seed, the same run.
+        faults: What goes wrong on purpose; nothing by default.
+        traced: Keep a trace; takes several times as long.
+        allowed: Numbers of the decisions that may depart from the usual; None for all.
+
+    Attributes:
+        random: For the program's own choices. The module `random` is seeded, too, while the simulation runs.
+        loop: The event loop, once it runs.
+        trace: What happened so far, as `Event`s; empty unless `traced`.
+        handled: Messages that handlers began with.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        faults: Faults | None = None,
+        traced: bool = True,
+        allowed: AbstractSet[int] | None = None,
+    ) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise InvalidType(f"seed is {seed!r}; it must be a whole number")
+        if faults is not None and not isinstance(faults, Faults):
+            raise InvalidType(f"faults is {faults!r}; it must be a pmesh.testing.Faults")
+        self.seed = seed
+        self.faults = faults or Faults()
+        # Not the numbers that decide: what the program draws must not change with what is left out.
+        self.random = random.Random(f"program {seed}")
+        self.trace: list[Event] = []
+        self.handled = 0
+        self.loop: VirtualTimeLoop
+        self._decisions = Decisions(seed, allowed)
+        self._traced = traced
+        self._faults_left = -1 if self.faults.most is None else self.faults.most
+        self._meshes: list[SimulatedCoordinator] = []
+        self._calls: list[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
+        self._steps = 0
+        self._passed_over = 0
+        self._failure: BaseException | None = None
+        self._errors: list[dict[str, Any]] = []
+        self._begun = False
+        self._over = False
+
+    # For the program.
+
+    def coordinator(self, name: str = "mesh", **options: Any) -> Coordinator:
+        """A `Coordinator` in this simulation, to be entered with `async with`; options as of that class.
+
+        Its account is checked at every step.
+
+        Raises:
+            InvalidArgument: `clock`, `chooser` and `slice_seconds` are the simulation's.
+        """
+        for option in ("clock", "chooser", "slice_seconds"):
+            if option in options:
+                raise InvalidArgument(f"{option} is the simulation's to choose; leave it out")
+        mesh = SimulatedCoordinator(self, name, **options)
+        self._meshes.append(mesh)
+        return mesh
+
+    def in_thread(self, function: Callable[..., Result], *args: Any) -> asyncio.Future[Result]:
+        """Have another thread call `function(*args)`, such as `ref.tell`, at some moment from now on.
+
+        The loop stands still meanwhile, so the call must not wait for it. Returns a future of the result.
+        """
+        future: asyncio.Future[Result] = self.loop.create_future()
+        self._calls.append((future, function, args))
+        return future
+
+    def note(self, what: str, *, who: str = "test") -> None:
+        """Put something of the program's own into the trace."""
+        self.add_event(who, what)
+
+    @property
+    def seconds(self) -> float:
+        """Virtual seconds since the start of the run."""
+        return self.loop.time() - START_NS / SECOND_NS if hasattr(self, "loop") else 0.0
+
+    @property
+    def departures(self) -> tuple[int, ...]:
+        """Numbers of the decisions that departed from the usual so far."""
+        return tuple(self._decisions.departures)
+
+    def run(self, main: Callable[[Simulation], Coroutine[Any, Any, Result]]) -> Result:
+        """Run `main(simulation)` to its end; once only.
+
+        Raises:
+            Deadlock: Nothing can happen any more, or the program goes round in circles.
+            AssertionError: An account does not balance, a ready agent is forgotten, or something was reported to the
+                event loop's exception handler.
+            BaseException: Whatever `main` raises.
+        """
+        if self._begun:
+            raise InvalidArgument(f"the simulation of seed {self.seed} has run; make a new one for another run")
+        self._begun = True
+        state = random.getstate()
+        random.seed(self.seed)
+        try:
+            with asyncio.Runner(loop_factory=self._make_loop) as runner:
+                try:
+                    result = runner.run(main(self))
+                    self._look()
+                finally:
+                    self._over = True
+        finally:
+            random.setstate(state)
+        self._check_end()
+        return result
+
+    def _make_loop(self) -> VirtualTimeLoop:
+        self.loop = _Loop(self)
+        self.loop.set_exception_handler(lambda loop, context: self._errors.append(context))
+        return self.loop
+
+    def _check_end(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        for context in self._errors:
+            text = f"reported to the event loop: {context.get('message')}"
+            raise AssertionError(text) from context.get("exception")
+        for mesh in self._meshes:
+            if mesh.has_begun:
+                assert_account(mesh, pending=0 if mesh.has_ended else None)
+
+    # Where the dispatcher and the loop ask.
+
+    def choose(self, mesh: SimulatedCoordinator, ready: list[AgentRef]) -> int:
+        """Before every message: which of the ready agents is served."""
+        if self._over or self._failure is not None:
+            return 0
+        self._step()
+        self._check_account(mesh)
+        decisions = self._decisions
+        if decisions.happens(YIELDS):
+            self.add_event("dispatcher", "gives the loop its turn", True)
+            self.block(SLICE_SECONDS)
+        self._disturb(mesh)
+        if self._calls and decisions.happens(ARRIVES):
+            self._call_in_thread()
+        if len(ready) == 1 or self._passed_over >= MOST_PASSED_OVER or not decisions.happens(REORDERED):
+            self._passed_over = 0
+            return 0
+        self._passed_over += 1
+        index = 1 + decisions.pick(len(ready) - 1)
+        self.add_event(ready[index].name, f"is served before {ready[0].name}", True)
+        return index
+
+    def turn(self, idle: bool) -> bool:
+        """Before the loop looks for events, `idle` when time would pass now; whether there is something to do."""
+        if self._over:
+            return False
+        if self._failure is not None:
+            failure, self._failure, self._over = self._failure, None, True
+            raise failure
+        self._step()
+        if self._calls and (idle or self._decisions.happens(ARRIVES)):
+            self._call_in_thread()
+            return True
+        if idle:
+            self._look()
+        return False
+
+    def lateness(self, callback: object) -> float:
+        """Seconds by which a timer is late."""
+        if self._over or not self._decisions.happens(LATE):
+            return 0.0
+        seconds = self._decisions.between(0, MOST_LATE_SECONDS)
+        self.add_event("loop", f"will be {seconds * 1e6:.0f} us late with {_name_of(callback)}", True)
+        return seconds
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            self._fail(Deadlock(f"still busy after {MOST_STEPS} messages and turns of the loop: it goes in circles"))
+
+    def _fail(self, failure: BaseException) -> None:
+        """End the run with `failure`, from within the dispatcher: the loop raises it in its next turn."""
+        if self._failure is None and not self._over:
+            self._failure = failure
+            self.block(SLICE_SECONDS)
+
+    def block(self, seconds: float) -> None:
+        """Let time pass in which the loop does not turn."""
+        try:
+            self.loop.advance(seconds)
+        except Deadlock as deadlock:
+            self._failure = self._failure or deadlock
+
+    def _check_account(self, mesh: Coordinator) -> None:
+        try:
+            if mesh.totals().imbalance is not None:
+                assert_account(mesh)
+        except AssertionError as error:
+            self._fail(error)
+
+    def _look(self) -> None:
+        """Nothing runs: every account balances, and no agent that could run has been forgotten."""
+        for mesh in self._meshes:
+            if not mesh.has_begun:
+                continue
+            assert_account(mesh)
+            for name in mesh.agents:
+                cell = cell_of(mesh.lookup(name))
+                if cell.is_forgotten:
+                    raise AssertionError(
+                        f"a lost wake-up: {len(cell.waiting())} messages wait for agent {name!r}, which could handle"
+                        " them, and nothing is going to"
+                    )
+
+    def _call_in_thread(self) -> None:
+        future, function, args = self._calls.pop(self._decisions.choose(len(self._calls)))
+        self.add_event("thread", f"calls {_name_of(function)}({', '.join(map(shown, args))})", True)
+        result: object = None
+        error: BaseException | None = None
+        try:
+            result = call_elsewhere(function, args, THREAD_PATIENCE_SECONDS)
+        except StuckError:
+            error = AssertionError(
+                f"{_name_of(function)} has not returned after {THREAD_PATIENCE_SECONDS:g} s: what in_thread() calls"
+                " must not wait for the event loop, which stands still meanwhile"
+            )
+            self._fail(error)
+        except BaseException as raised:  # noqa: BLE001 - it is raised where the result is awaited
+            error = raised
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    # Faults.
+
+    def _disturb(self, mesh: SimulatedCoordinator) -> None:
+        """What may go wrong between two messages."""
+        faults = self.faults
+        if self._strikes(faults.jumps):
+            seconds = self._decisions.between(0, faults.jump_seconds)
+            self.add_event("clock", f"jumps forward by {seconds:.6f} s", True)
+            self.block(seconds)
+        if self._strikes(faults.kills):
+            life = self._victim(mesh)
+            if life is not None:
+                self.add_event(life.name, "is killed", True)
+                self.block(SLICE_SECONDS)
+                self.loop.call_soon(mesh.begin_kill, life)
+        if self._strikes(faults.fills):
+            life = self._victim(mesh)
+            if life is not None:
+                seconds = self._decisions.between(0, faults.stall_seconds)
+                self.add_event(life.name, f"has a full mailbox for {seconds:.6f} s", True)
+                life.cell.squeeze(1)
+                self.loop.call_later(seconds, life.cell.squeeze, life.cell.ref.capacity)
+
+    def _strikes(self, rate: float) -> bool:
+        if rate <= 0 or self._faults_left == 0 or not self._decisions.happens(rate):
+            return False
+        self._faults_left -= 1
+        return True
+
+    def _victim(self, mesh: SimulatedCoordinator) -> Life | None:
+        lives = [life for life in mesh.victims() if self.faults.concern(life.name)]
+        return lives[self._decisions.pick(len(lives))] if lives else None
+
+    def handler_fault(self, name: str, waits: bool) -> tuple[str, float]:
+        """What goes wrong in the handler that begins now, and for how many seconds; ("", 0) for nothing."""
+        faults = self.faults
+        if not self._over and faults.concern(name):
+            if self._strikes(faults.raises):
+                return ("raises first", 0.0) if self._decisions.between(0, 1) < 0.5 else ("raises at its end", 0.0)
+            if self._strikes(faults.stalls):
+                return "stalls", self._decisions.between(0, faults.stall_seconds)
+            if waits and self._strikes(faults.cancels):
+                # Mostly in the next turn, when most handlers still wait.
+                late = self._decisions.between(0, faults.stall_seconds) if self._decisions.happens(0.25) else 0.0
+                return "is cancelled", late
+        return "", 0.0
+
+    # The trace.
+
+    @property
+    def is_traced(self) -> bool:
+        return self._traced
+
+    def add_event(self, who: str, what: str, is_departure: bool = False) -> None:
+        if self._traced:
+            self.trace.append(Event(round(self.seconds, 9), who, what, is_departure))
+
+
+class _Loop(VirtualTimeLoop):
+    """Asks the simulation before each turn, and how late timers are."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        super().__init__()
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: *Arguments,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        late = self._simulation.lateness(callback)
+        return super().call_at(when + late, callback, *args, context=context)
+
+    def wait_for_events(self, selector: Any, timeout: float | None) -> Any:
+        if self._simulation.turn(timeout is None or timeout > 0):
+            timeout = 0
+        return super().wait_for_events(selector, timeout)
+
+
+class SimulatedCoordinator(Coordinator):
+    """A coordinator whose agents are served, and disturbed, as the simulation decides."""
+
+    def __init__(self, simulation: Simulation, name: str, **options: Any) -> None:
+        options.setdefault("stall_after", None)  # that takes a thread, which looks at the real time
+        super().__init__(
+            name,
+            clock=simulation.loop.clock,
+            chooser=lambda ready: simulation.choose(self, ready),
+            slice_seconds=SLICE_SECONDS,
+            **options,
+        )
+        self._simulation = simulation
+        self._lives.on_end = self._on_end
+
+    @property
+    def has_begun(self) -> bool:
+        return self._keeper is not None
+
+    @property
+    def has_ended(self) -> bool:
+        return self._closed
+
+    def victims(self) -> list[Life]:
+        """The agents that faults may happen to: those with handlers that are no probes."""
+        return [
+            life
+            for life in self._lives.by_name.values()
+            if life.kind.agent_class is None
+            or (
+                not (life.rules is not None and life.rules.is_supervisor)
+                and not issubclass(life.kind.agent_class, ProbeAgent)
+            )
+        ]
+
+    def begin_kill(self, life: Life) -> None:
+        self._lives.begin_stop(life, StopReason.KILLED)
+
+    def _dispatching_by(self, table: HandlerTable, agent_class: type[Agent] | None = None) -> HandlerTable:
+        disturbed = agent_class is None or not issubclass(agent_class, ProbeAgent)
+        wrapped: dict[Handler, Handler] = {}
+
+        def resolve(payload_type: type) -> Handler | None:
+            found = table.resolve(payload_type)
+            if found is not None and found not in wrapped:
+                wrapped[found] = _wrap(self._simulation, self, found, disturbed)
+            return None if found is None else wrapped[found]
+
+        return HandlerTable(resolve, has_control=table.has_control, has_async=table.has_async)
+
+    async def _spawn(self, *args: Any) -> AgentRef:
+        ref = await super()._spawn(*args)
+        self._simulation.add_event(ref.name, "has started")
+        return ref
+
+    def _renew(self, life: Life) -> None:
+        self._simulation.add_event(life.name, "is restarted")
+        super()._renew(life)
+
+    def _on_end(self, life: Life) -> None:
+        self._simulation.add_event(life.name, f"has stopped ({life.reason.value if life.reason else ''})")
+
+    def on_dead_letter(self, kind: str, message: Message, receiver: AgentRef) -> None:
+        if self._simulation.is_traced:
+            self._simulation.add_event(receiver.name, f"does not see {shown(message.payload)}: {kind}")
+        super().on_dead_letter(kind, message, receiver)
+
+
+def _wrap(simulation: Simulation, mesh: Coordinator, handler: Handler, disturbed: bool) -> Handler:
+    """The same handler, which the simulation sees begin and end and may disturb."""
+    function: Any = handler.function
+
+    def begin(args: tuple[Any, ...]) -> tuple[str, str, float]:
+        simulation.handled += 1
+        scope = mesh._dispatcher.scope()
+        assert scope is not None
+        name = scope[0].name
+        fault, seconds = simulation.handler_fault(name, handler.is_async) if disturbed else ("", 0.0)
+        if simulation.is_traced:
+            simulation.add_event(name, f"handles {shown(args[-1])}")
+            if fault:
+                text = f"{fault}, by {seconds:.6f} s" if seconds else fault
+                simulation.add_event(name, text, True)
+        return name, fault, seconds
+
+    def end(name: str, fault: str, result: object) -> None:
+        if fault == "raises at its end":
+            raise InjectedFault(f"at the end of {handler.name}")
+        if simulation.is_traced and result is not None:
+            simulation.add_event(name, f"answers {shown(result)}")
+
+    def failed(name: str, error: BaseException) -> None:
+        if simulation.is_traced:
+            simulation.add_event(name, f"raised {shown(error)}")
+
+    async def finish(args: tuple[Any, ...], name: str, fault: str, seconds: float) -> object:
+        timer = None
+        try:
+            if fault == "raises first":
+                raise InjectedFault(f"instead of {handler.name}")
+            if fault == "stalls":
+                await asyncio.sleep(seconds)
+            elif fault == "is cancelled":
+                task = asyncio.current_task()
+                assert task is not None
+                timer = simulation.loop.call_later(seconds, task.cancel)
+            result = await function(*args)
+            end(name, fault, result)
+        except BaseException as error:
+            failed(name, error)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return result
+
+    async def finish_awaitable(awaitable: Any, name: str, fault: str) -> object:
+        try:
+            result = await awaitable
+            end(name, fault, result)
+        except BaseException as error:
+            failed(name, error)
+            raise
+        return result
+
+    async def handle(*args: Any) -> object:
+        return await finish(args, *begin(args))
+
+    def handle_in_place(*args: Any) -> object:
+        name, fault, seconds = begin(args)
+        try:
+            if fault == "raises first":
+                raise InjectedFault(f"instead of {handler.name}")
+            if fault == "stalls":
+                simulation.block(seconds)
+            result = function(*args)
+            if not hasattr(result, "__await__"):
+                end(name, fault, result)
+                return result
+        except BaseException as error:
+            failed(name, error)
+            raise
+        return finish_awaitable(result, name, fault)
+
+    return Handler(
+        handle if handler.is_async else handle_in_place,
+        handler.name,
+        lane=handler.lane,
+        is_async=handler.is_async,
+        takes_agent=handler.takes_agent,
+    )
+
+
+def _name_of(function: object) -> str:
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else shown(function)

@@ -1,0 +1,56 @@
+"""What happened in a simulation, in order, as text that is the same for the same seed."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from dataclasses import dataclass
+
+__all__ = ["Event", "shown", "trace_text"]
+
+# An address differs from run to run, and says nothing.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+# Events that an error shows; what led to a failure stands at the end.
+SHOWN_EVENTS = 100
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        seconds: Virtual, from the start of the run.
+        who: The agent, or what else did it.
+        what: In words.
+        is_departure: A decision of the seed: without a simulation it would have been otherwise.
+    """
+
+    seconds: float
+    who: str
+    what: str
+    is_departure: bool = False
+
+    def __str__(self) -> str:
+        return f"{'!' if self.is_departure else ' '} {self.seconds:12.6f}  {self.who:<16} {self.what}"
+
+
+def shown(value: object) -> str:
+    """A short `repr` without addresses; of what cannot be shown, its type."""
+    try:
+        text = _short.repr(value)
+    except Exception as error:  # noqa: BLE001 - whatever a repr of the user's raises, the trace goes on
+        text = f"<{type(value).__qualname__}, whose repr raised {type(error).__name__}>"
+    return _ADDRESS.sub("", text)
+
+
+def trace_text(events: list[Event]) -> str:
+    """The newest events, one a line; departures are marked."""
+    left_out = len(events) - SHOWN_EVENTS
+    lines = [str(event) for event in events[-SHOWN_EVENTS:]]
+    if left_out > 0:
+        lines.insert(0, f"  ... {left_out} earlier events")
+    return "\n".join(lines)

@@ -1,0 +1,152 @@
+"""Simulated tests under pytest, in other people's projects: seeds from the command line, and the summary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from plugin_projects import Project
+
+pytest_plugins = ("pytester", "plugin_projects")
+
+RACE = """
+import asyncio
+import pytest
+from pmesh.testing import simulate
+
+@pytest.fixture
+def names():
+    return ["a", "b"]
+
+@pytest.mark.parametrize("pause", [1.0])
+@simulate(seeds=40)
+async def test_who_is_first(sim, names, pause):
+    order = []
+    async with sim.coordinator() as mesh:
+        refs = [await mesh.spawn(lambda payload, name=name: order.append(name), name=name) for name in names]
+        for ref in refs:
+            ref.tell(1)
+        await asyncio.sleep(pause)
+    print("seed", sim.seed)
+    assert order == names, f"{order[0]} was first"
+"""
+
+PASSES = """
+import asyncio
+from pmesh.testing import simulate
+
+class TestIt:
+    @simulate(seeds=7)
+    async def test_one(self, sim):
+        await asyncio.sleep(3600)
+
+@simulate
+async def test_other(sim):
+    async with sim.coordinator() as mesh:
+        ref = await mesh.spawn(lambda payload: payload)
+        assert await ref.ask(1) == 1
+"""
+
+
+def test_a_failing_seed_is_shown_with_its_trace_and_is_repeated_by_its_number(project: Project) -> None:
+    project.write(RACE)
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    seed = int(text.partition("Simulation: seed ")[2].partition(" ")[0])
+    result.stdout.fnmatch_lines(
+        [
+            "E*AssertionError: b was first*",
+            f"E*Simulation: seed {seed} fails (of 0:40). Again: --pmesh-seed {seed}",
+            "E*! *b *is served before a",
+            "pmesh: 1 simulated tests ran by *",
+        ]
+    )
+    # Where pmesh's own frames would stand, the test's stand alone.
+    assert "seeds.py" not in text
+    again = project.run("--pmesh-seed", str(seed))
+    again.assert_outcomes(failed=1)
+    again.stdout.fnmatch_lines([f"E*Simulation: seed {seed} fails (of {seed}:{seed + 1}). Again: --pmesh-seed {seed}"])
+
+    def shown(output: pytest.RunResult) -> list[str]:
+        return [line for line in output.outlines if line.startswith("E") and "Simulation: seed" not in line]
+
+    assert shown(again) == shown(result)
+
+
+def test_seeds_of_the_command_line_take_the_place_of_the_decorators(project: Project) -> None:
+    project.write(PASSES)
+    result = project.run()
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        ["pmesh: 2 simulated tests ran by 107 seeds: 7.0 simulated hours, 100 messages handled"]
+    )
+    for options, seeds in (
+        (("--pmesh-seeds", "20"), 40),
+        (("--pmesh-seeds", "100:103"), 6),
+        (("--pmesh-seed", "5"), 2),
+    ):
+        result = project.run(*options)
+        result.assert_outcomes(passed=2)
+        result.stdout.fnmatch_lines([f"pmesh: 2 simulated tests ran by {seeds} seeds: *"])
+
+
+def test_seeds_are_counted_in_workers_too(project: Project) -> None:
+    project.write(PASSES)
+    result = project.run_apart("-n", "2")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        ["pmesh: 2 simulated tests ran by 107 seeds: 7.0 simulated hours, 100 messages handled"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--pmesh-seeds", "none"), "*seeds is 'none'; it must be how many, such as 1000, or from where to where*"),
+        (("--pmesh-seeds", "0"), "*seeds is '0', which is none; it must be at least 1*"),
+        (("--pmesh-seeds", "5:5"), "*seeds is '5:5', which is none*"),
+        (("--pmesh-seed", "x"), "*--pmesh-seed: invalid int value: 'x'*"),
+        (("--pmesh-seed", "1", "--pmesh-seeds", "5"), "*--pmesh-seed runs one seed and --pmesh-seeds many*"),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused_in_a_line(project: Project, options: tuple[str, ...], told: str) -> None:
+    project.write(PASSES)
+    result = project.run(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([told])
+
+
+def test_a_skip_is_a_skip(project: Project) -> None:
+    project.write("""
+        import pytest
+        from pmesh.testing import simulate
+
+        @simulate
+        async def test_it(sim):
+            pytest.skip("not today")
+    """)
+    project.run().assert_outcomes(skipped=1)
+
+
+def test_pytest_fail_in_a_simulation_is_a_failure_by_its_seed(project: Project) -> None:
+    project.write("""
+        import pytest
+        from pmesh.testing import simulate
+
+        @simulate
+        async def test_it(sim):
+            pytest.fail("as I said")
+    """)
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*as I said*"])
+
+
+def test_where_nothing_is_simulated_nothing_is_said(project: Project) -> None:
+    project.write("def test_it(): pass")
+    result = project.run()
+    result.assert_outcomes(passed=1)
+    assert "simulated tests" not in result.stdout.str()

@@ -447,6 +447,8 @@ cdef class Dispatcher:
             self.chooser = None
             self.report("choosing an agent (from now on the first come is served first)", raised)
             return self.pop()
+        finally:
+            self.now_is_fresh = False    # that took time, or let it pass
         with cython.critical_section(self):
             before = None
             cell = self.ready_first

@@ -217,9 +217,11 @@ class _Simulations:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._tests:
+            hours = self._seconds / 3600
+            time = f"{hours:,.1f} simulated hours" if hours >= 1 else f"{self._seconds:,.1f} simulated seconds"
             terminalreporter.write_line(
-                f"pmesh: {self._tests} simulated tests ran by {self._seeds:,} seeds:"
-                f" {self._seconds / 3600:,.1f} simulated hours, {self._handled:,} messages handled"
+                f"pmesh: {self._tests} simulated tests ran by {self._seeds:,} seeds: {time},"
+                f" {self._handled:,} messages handled"
             )
 
 

@@ -676,7 +676,7 @@ def test_a_seed_that_fails_is_named_with_the_shortest_way_to_it() -> None:
         test()
     [note] = caught.value.__notes__
     assert "Simulation: seed 0 fails (of 0:50). Again: --pmesh-seed 0\n" in note
-    assert ", 1 are enough (marked !)" in note
+    assert ", 1 is enough (marked !)" in note
     [marked] = [line for line in note.splitlines() if line.startswith("!")]
     assert marked.endswith("b                is served before a")
 

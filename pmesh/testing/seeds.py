@@ -251,7 +251,10 @@ class _Runner:
 
 def _note(seed: int, among: range, departures: int, kept: int, simulation: Simulation) -> str:
     if kept:
-        enough = f"Of the {departures} things that the seed made different from the usual, {kept} are enough (marked !)"
+        verb = "is" if kept == 1 else "are"
+        enough = (
+            f"Of the {departures} things that the seed made different from the usual, {kept} {verb} enough (marked !)"
+        )
     else:
         enough = "It fails without anything that a seed makes different from the usual"
     return (

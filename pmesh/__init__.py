@@ -90,6 +90,7 @@ __all__ = [
 if _TYPE_CHECKING:
     from pmesh import debug as debug
     from pmesh import load as load
+    from pmesh import testing as testing
     from pmesh._core import BUILD_INFO, AgentRef, Ask, Clock, Counters, LatencyRecorder, Message, Send, Timers
     from pmesh.agent import Agent, AgentContext, MailboxPolicy, Overflow, Request, handler
     from pmesh.coordinator import Coordinator
@@ -142,7 +143,7 @@ else:
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
-        if name in ("debug", "load"):
+        if name in ("debug", "load", "testing"):
             return import_module(f"pmesh.{name}")
         # Dunders are what tools ask of any module, whether it has them or not.
         if not name.startswith("__"):
@@ -154,4 +155,4 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__, "debug", "load"})
+        return sorted({*globals(), *__all__, "debug", "load", "testing"})

@@ -38,8 +38,8 @@ def test_its_tests_pass_as_they_stand(shown: Project) -> None:
     shown.run("--strict-markers").assert_outcomes(passed=PAGE.count("\ndef test_"))
 
 
-def test_the_example_in_readme_passes(project: Project) -> None:
-    [example] = blocks("py", README)
+@pytest.mark.parametrize("example", blocks("py", README))
+def test_the_examples_in_readme_pass(project: Project, example: str) -> None:
     project.write(example)
     project.run("--strict-markers").assert_outcomes(passed=1)
 

@@ -2,7 +2,7 @@
 
 Agents fail in handlers and hooks by every directive and strategy, and are stopped, killed, drained, suspended,
 watched and asked meanwhile, with mail in their stash, timers and another behaviour; then the mesh is left.
-`PMESH_SURVIVAL_SEEDS=1000:3000` runs these seeds instead of the first ones.
+`--pmesh-seeds 1000:3000` runs these seeds instead of the first ones.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import dataclasses
 import gc
 import io
 import logging
-import os
-import random
 import signal
 import weakref
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -35,7 +33,7 @@ from pmesh import (
     Terminated,
     handler,
 )
-from pmesh.testing.loop import VirtualTimeLoop
+from pmesh.testing import Simulation, assert_account, simulate
 
 DRAIN_SECONDS = 20.0
 # What leaving may take: draining, stopping in the same time again, and the grace of what is cancelled in each.
@@ -76,9 +74,9 @@ class Tick:
 class World:
     """One run: the mesh, what its agents do next, and what they have seen."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.rng = random.Random(seed)
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+        self.rng = sim.random
         self.mesh: Coordinator
         self.trouble = self.rng.choice((0.0, 0.02, 0.2))  # how often a hook fails
         self.handled: set[tuple[str, int]] = set()
@@ -169,8 +167,7 @@ class World:
         }
 
     def check(self) -> None:
-        stats = self.mesh.stats()
-        assert stats.imbalance is None, stats
+        assert_account(self.mesh)
         assert not self.faults, self.faults
 
 
@@ -347,8 +344,7 @@ async def play(world: World) -> None:
     rng = world.rng
     loop = asyncio.get_running_loop()
     signals = [signal.SIGTERM, signal.SIGINT][: rng.choice((0, 0, 0, 1, 2))]
-    world.mesh = mesh = Coordinator(
-        clock=loop.clock,  # type: ignore[attr-defined]
+    world.mesh = mesh = world.sim.coordinator(
         drain_timeout=DRAIN_SECONDS,
         stall_after=rng.choice((None, 0.05, 3.0)),
         window=rng.choice((None, 4, 1024)),
@@ -408,43 +404,23 @@ async def play(world: World) -> None:
     world.calls.clear()
 
 
-def run_world(seed: int) -> None:
-    world = World(seed)
-    errors: list[dict[str, Any]] = []
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.get_loop().set_exception_handler(lambda loop, context: errors.append(context))
-        runner.run(play(world))
-    assert not errors, errors
-    instances = world.instances
-    world.supervisors.clear()
-    del world, runner
-    gc.collect()
-    assert not list(instances), f"agents are left: {list(instances)}"
+@simulate(seeds=SEEDS_EACH_TIME)
+async def test_whatever_happens_the_account_balances_order_holds_and_leaving_ends(sim: Simulation) -> None:
+    await play(World(sim))
 
 
-def seeds() -> range:
-    first, _, end = os.environ.get("PMESH_SURVIVAL_SEEDS", f"0:{SEEDS_EACH_TIME}").partition(":")
-    return range(int(first), int(end))
+def test_whatever_happens_no_agent_is_left_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest keeps what is logged, and with it the frames of errors.
+    for name in ("pmesh", "pmesh.dead_letters", "pmesh.stalls"):
+        monkeypatch.setattr(logging.getLogger(name), "disabled", True)
+    instances: list[weakref.WeakSet[Worker]] = []
 
+    async def main(sim: Simulation) -> None:
+        world = World(sim)
+        instances.append(world.instances)
+        await play(world)
 
-@pytest.fixture
-def quiet_log() -> Iterator[None]:
-    """Thousands of failures are no news here."""
-    logger = logging.getLogger("pmesh")
-    before, logger.disabled = logger.disabled, True
-    stalls = logging.getLogger("pmesh.stalls")
-    stalls_before, stalls.disabled = stalls.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled, stalls.disabled = before, stalls_before
-
-
-@pytest.mark.usefixtures("quiet_log")
-def test_whatever_happens_the_account_balances_order_holds_and_leaving_ends_and_leaves_nothing() -> None:
-    for seed in seeds():
-        try:
-            run_world(seed)
-        except BaseException as error:
-            error.add_note(f"seed {seed}; again: PMESH_SURVIVAL_SEEDS={seed}:{seed + 1}")
-            raise
+    for seed in range(SEEDS_EACH_TIME // 4):
+        Simulation(seed, traced=False).run(main)
+        gc.collect()
+        assert not list(instances[-1]), f"of seed {seed} there are left: {list(instances[-1])}"

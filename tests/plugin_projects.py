@@ -98,6 +98,8 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     # Put back in the end: the project's conftest changes what this process shares with it.
     for variant in ("debug", "trace"):
         monkeypatch.setitem(pmesh.BUILD_INFO, variant, False)
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    # Those of the run that this test is in.
+    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "300")  # the short summary is cut to the width of the terminal
     return Project(pytester)

@@ -23,11 +23,16 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from pmesh import Coordinator
 from pmesh.testing.loop import VirtualTimeLoop
 
 LOOP_KINDS = ("virtual", "asyncio", "uvloop")
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("pmesh", deadline=None)
+settings.load_profile("pmesh")
 
 # Started with SIGINT ignored, as shells start what runs in the background, programs go on ignoring it: tests of
 # Ctrl-C would wait for ever.

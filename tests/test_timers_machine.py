@@ -231,7 +231,7 @@ class TimersMachine(RuleBasedStateMachine):
                 self.timers.every(interval / 1000, payload, key=key, initial=delay / 1000)
             else:
                 self.timers.after(delay / 1000, payload, key=key)
-            self.loop.advance((delay * MS_NS - early_ns) / 1e9)
+            self.loop.advance(max(delay * MS_NS - early_ns, 0) / 1e9)
             for _ in range(turns):
                 await asyncio.sleep(0)
             assert self.timers.cancel(key) or payload in self.agent.handled

@@ -58,9 +58,16 @@ class MailCell(Account):
     """`Cell`: one agent."""
 
     def __init__(
-        self, name: str, handler: Callable[[MailCell, Mail], Steps] | None = None, *, capacity: int = 1024,
-        overflow: str = REJECT, concurrency: int = 1, paused: bool = False, suspends: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        handler: Callable[[MailCell, Mail], Steps] | None = None,
+        *,
+        capacity: int = 1024,
+        overflow: str = REJECT,
+        concurrency: int = 1,
+        paused: bool = False,
+        suspends: bool = False,
+    ) -> None:
         super().__init__()
         self.name = name
         self.handler = handler
@@ -89,10 +96,20 @@ class MailCell(Account):
 
     def state(self) -> tuple[Any, ...]:
         return (
-            *self.terms(), tuple(mail.name for mail in self.mail), self.in_hand, self.scheduled, self.closed,
-            self.paused, self.slots, self.free_slots, self.next_ready.name if self.next_ready else None,
-            self.heir is None, self.when_quiet is None, self.ending, self.stopped,
-        )  # fmt: skip
+            *self.terms(),
+            tuple(mail.name for mail in self.mail),
+            self.in_hand,
+            self.scheduled,
+            self.closed,
+            self.paused,
+            self.slots,
+            self.free_slots,
+            self.next_ready.name if self.next_ready else None,
+            self.heir is None,
+            self.when_quiet is None,
+            self.ending,
+            self.stopped,
+        )
 
 
 class Core(LoopModel):
@@ -535,10 +552,19 @@ class Core(LoopModel):
         return (
             tuple(cell.state() for cell in self.cells),
             tuple((mail.name, mail.outcome, mail.result, *mail.answers) for mail in self.told),
-            self.ready_first and self.ready_first.name, self.ready_last and self.ready_last.name,
-            self.drain_scheduled, self.has_calls, self.draining, self.closing, self.budget,
+            self.ready_first and self.ready_first.name,
+            self.ready_last and self.ready_last.name,
+            self.drain_scheduled,
+            self.has_calls,
+            self.draining,
+            self.closing,
+            self.budget,
             tuple((function.__name__, *(getattr(arg, "name", arg) for arg in args)) for function, args in self.calls),
-            tuple(mail.name for mail in self.wakes), tuple(self.dead_letters), tuple(self.handled),
-            tuple(callback.__qualname__ for callback in self.callbacks), self.self_pipe, self.loop_closed,
+            tuple(mail.name for mail in self.wakes),
+            tuple(self.dead_letters),
+            tuple(self.handled),
+            tuple(callback.__qualname__ for callback in self.callbacks),
+            self.self_pipe,
+            self.loop_closed,
             self.total.terms(),
-        )  # fmt: skip
+        )

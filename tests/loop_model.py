@@ -57,7 +57,8 @@ class LoopModel:
             if not self.callbacks:
                 yield Wait("loop: select", lambda: self.self_pipe > 0)
             self.self_pipe = 0
-            for _turn in range(len(self.callbacks)):
+            count = len(self.callbacks)
+            for _turn in range(count):
                 if self.loop_closed:
                     break
                 callback = self.callbacks.popleft()

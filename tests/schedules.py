@@ -141,7 +141,10 @@ class Run:
 
 
 def _where(thread: Steps) -> tuple[Any, ...]:
-    """Where a thread stands, and with which local variables; their values in a `for` must tell its turns apart."""
+    """Where a thread stands, and with which local variables.
+
+    What a frame has besides, such as the iterator of a `for`, must follow from these.
+    """
     frames: list[Any] = []
     generator: Any = thread
     while generator is not None:

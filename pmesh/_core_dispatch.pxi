@@ -472,7 +472,8 @@ cdef class Dispatcher:
             else:
                 self.loop.call_soon_threadsafe(self.drain_callback, context=self.context)
         except BaseException:
-            self.drain_scheduled = False
+            with cython.critical_section(self):
+                self.drain_scheduled = False
             raise
         return 0
 
@@ -493,10 +494,24 @@ cdef class Dispatcher:
         return 0
 
     cdef int call(self, object function, tuple args) except -1:
-        """Call `function` in the loop, before more messages are handled; from any thread."""
+        """Call `function` in the loop, before more messages are handled; from any thread.
+
+        When another thread has just closed the loop it is never called, and nothing is raised.
+        """
+        cdef bint schedule
+        # First the call, then the flag, then the question whether drain is still to look at it. The flag has the lock,
+        # so that clearing it in `run_calls` cannot be put off until after this.
         self.calls.append((function, args))
-        self.has_calls = True
-        self.ensure_drain()
+        with cython.critical_section(self):
+            self.has_calls = True
+            schedule = not self.drain_scheduled
+            self.drain_scheduled = True
+        if schedule:
+            try:
+                self.schedule()
+            except RuntimeError:
+                if PyThread_get_thread_ident() == self.thread_id or not self.loop_is_closed():
+                    raise
         return 0
 
     def _drain(self):
@@ -534,10 +549,17 @@ cdef class Dispatcher:
         cdef object function
         cdef tuple args
         self.leave()
-        self.has_calls = False
-        while self.calls:
-            function, args = self.calls.popleft()
-            function(*args)
+        with cython.critical_section(self):
+            self.has_calls = False
+        try:
+            while self.calls:
+                function, args = self.calls.popleft()
+                function(*args)
+        except BaseException:
+            # SystemExit or KeyboardInterrupt goes through the loop; the rest is called when it runs again.
+            with cython.critical_section(self):
+                self.has_calls = True
+            raise
         self.now_is_fresh = False
         return 0
 
@@ -1107,7 +1129,6 @@ cdef class Dispatcher:
                 cell.close()
                 if cell.retract(message):
                     message.outcome = OFFER_CLOSED
-                    return False
         if message.outcome == OFFER_ACCEPTED and displaced is None:
             return True
         while displaced is not None:
@@ -1120,16 +1141,16 @@ cdef class Dispatcher:
             return True
         if message.outcome == OFFER_OVERFLOW:
             self.overflowed(cell, message)
-        elif message.outcome == OFFER_CLOSED:
-            cell.tell_heir()
+        else:
+            cell.tell_heir(message)
         return message.outcome == OFFER_ACCEPTED
 
     cdef bint notify(self, Cell cell, Message message) except -1:
         """Put mail of the runtime's own, in the loop: True unless the mailbox is closed."""
         message.accepted_ns = self.clock.now()
         cell.put_extra(message)
-        if message.outcome == OFFER_CLOSED:
-            cell.tell_heir()
+        if message.outcome != OFFER_ACCEPTED:
+            cell.tell_heir(message)
             return False
         if cell.becomes_ready():
             self.push(cell)

@@ -20,6 +20,7 @@ cdef enum:
     OFFER_TOO_LARGE = 3     # rejected, larger than the whole byte budget
     OFFER_DROPPED = 4       # accepted, and dropped at once (DROP_NEWEST)
     OFFER_OVERFLOW = 5      # rejected, and the agent is to fail (STOP)
+    OFFER_LATE = 6          # OFFER_CLOSED, and to be counted by the heir; until `tell_heir`
 
 # How a message that was accepted ended; each has one counter in the account.
 cdef enum:
@@ -318,8 +319,7 @@ cdef class Mailbox:
         cdef Message displaced = None
         self.sent += 1
         if self.closed:
-            message.outcome = OFFER_CLOSED
-            self.rejected += 1
+            self.refuse_closed(message)
             return None
         if not self.has_room(message._lane, message.size_bytes):
             if self.max_bytes >= 0 and message.size_bytes > self.max_bytes:
@@ -344,6 +344,13 @@ cdef class Mailbox:
                 return displaced
         self.link(message)
         return displaced
+
+    @cython.final
+    cdef inline int refuse_closed(self, Message message) noexcept:
+        """Reject a message that was counted sent; under the lock, and `tell_heir` comes after it."""
+        message.outcome = OFFER_CLOSED if self.heir is None else OFFER_LATE
+        self.rejected += 1
+        return 0
 
     @cython.final
     cdef inline int link(self, Message message) noexcept:
@@ -552,8 +559,7 @@ cdef class Mailbox:
         with cython.critical_section(self):
             self.sent += 1
             if self.closed:
-                message.outcome = OFFER_CLOSED
-                self.rejected += 1
+                self.refuse_closed(message)
             else:
                 message.mark |= MARK_EXTRA
                 self.link(message)
@@ -755,48 +761,62 @@ cdef class Mailbox:
             self.forgo(message._lane, message.size_bytes)
             self.sent += 1
             if self.closed:
-                message.outcome = OFFER_CLOSED
-                self.rejected += 1
+                self.refuse_closed(message)
             else:
                 self.link(message)
             self.check()
         return 0
 
+    # A stopped agent's account goes into a total, its heir, and what is refused later is counted in both. Which of
+    # the two a refusal belongs to, the copy or what comes after it, is decided where it is counted, under the lock.
+
     @cython.final
     cdef int count_refused(self) noexcept:
         """Count a message that was sent and never got as far as the queue: sent, and rejected."""
+        cdef bint late
         with cython.critical_section(self):
             self.sent += 1
             self.rejected += 1
-        self.tell_heir()
+            late = self.heir is not None
+        if late:
+            self.heir.count_rejected()
         return 0
 
     @cython.final
-    cdef inline int tell_heir(self) noexcept:
-        """After a refusal: a mailbox that was folded into a total counts there too."""
-        if self.heir is not None:
+    cdef inline int tell_heir(self, Message message) noexcept:
+        """After a refusal, outside of the lock."""
+        if message.outcome == OFFER_LATE:
+            message.outcome = OFFER_CLOSED
             self.heir.count_rejected()
         return 0
 
     def bequeath(self, Counters heir not None):
         """Fold the account into `heir`, once; what is refused from now on is counted there too."""
+        cdef Counters copy = Counters.__new__(Counters)
         with cython.critical_section(self):
             self.heir = heir
-        heir.add(self.counters())
+            self.copy_account(copy)
+        heir.add(copy)
+
+    @cython.final
+    cdef int copy_account(self, Counters copy) noexcept:
+        """Set the terms of `copy`; under the lock."""
+        copy.account.sent = self.sent
+        copy.account.accepted = self.accepted
+        copy.account.rejected = self.rejected
+        copy.account.handled = self.handled
+        copy.account.failed = self.failed
+        copy.account.expired = self.expired
+        copy.account.dropped = self.dropped
+        copy.account.dead = self.dead
+        copy.account.pending = self.normal_size + self.control_size + self.in_hand
+        return 0
 
     def counters(self):
         """A `Counters` with the account at this instant."""
         cdef Counters copy = Counters.__new__(Counters)
         with cython.critical_section(self):
-            copy.account.sent = self.sent
-            copy.account.accepted = self.accepted
-            copy.account.rejected = self.rejected
-            copy.account.handled = self.handled
-            copy.account.failed = self.failed
-            copy.account.expired = self.expired
-            copy.account.dropped = self.dropped
-            copy.account.dead = self.dead
-            copy.account.pending = self.normal_size + self.control_size + self.in_hand
+            self.copy_account(copy)
         return copy
 
     def close(self):
@@ -836,6 +856,7 @@ cdef class Mailbox:
         if self.max_bytes >= 0:
             self.weigh(message)
         displaced = self.put(message)
+        self.tell_heir(message)
         while displaced is not None:
             payloads.append(displaced.payload)
             displaced = displaced.next

@@ -159,8 +159,8 @@ cdef class Send:
         self.message = None
         message.accepted_ns = dispatcher.now_ns = dispatcher.clock.now()
         cell.put_promised(message)
-        if message.outcome == OFFER_CLOSED:
-            cell.tell_heir()
+        if message.outcome != OFFER_ACCEPTED:
+            cell.tell_heir(message)
             if message.windowed:
                 dispatcher.leave_window(message)
             raise self.stopped()

@@ -660,9 +660,11 @@ cdef class Cell(Mailbox):
 
     cdef bint ran(self) noexcept:
         """After a run: whether the cell goes back to the run queue."""
+        cdef bint again    # `scheduled` may be another thread's by the time that this returns
         with cython.critical_section(self):
-            self.scheduled = self.normal_size + self.control_size > 0 and self.can_run()
-        return self.scheduled
+            again = self.normal_size + self.control_size > 0 and self.can_run()
+            self.scheduled = again
+        return again
 
     cdef inline Slot free_slot(self):
         """The free slot to use next, made if there are fewer than `concurrency`; None otherwise.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pmesh import Agent, AgentStopped, MailboxPolicy, Overflow, PmeshError
+from pmesh import Agent, AgentStopped, Coordinator, MailboxPolicy, Overflow, PmeshError
 from pmesh.testing.loop import VirtualTimeLoop
 
 Run = Callable[..., Any]
@@ -230,6 +230,41 @@ def test_asks_that_threads_displace_are_each_answered_once(run: Run, mesh: Mesh,
     run(main)
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_an_exit_out_of_what_a_thread_caused_keeps_what_it_caused_besides(
+    kind: type[BaseException],
+) -> None:
+    """A subscriber of dead letters leaves the loop; the letters after that one come when the loop runs again."""
+    letters: list[object] = []
+
+    def leave_at_the_first(letter: Any) -> None:
+        letters.append(letter.payload)
+        if letter.payload == 0:
+            raise kind
+
+    async def main() -> None:
+        async with Coordinator() as bus:
+            ref = await bus.spawn(lambda payload: payload, mailbox=MailboxPolicy(1, overflow=Overflow.DROP_OLDEST))
+            bus.suspend(ref)
+            bus.dead_letters.subscribe(leave_at_the_first)
+            thread = threading.Thread(target=ref.tell_many, args=(range(4),))
+            thread.start()
+            thread.join()
+            async with asyncio.timeout(5):
+                while len(letters) < 3:
+                    await asyncio.sleep(0.001)
+            bus.resume(ref)
+        assert bus.stats().dropped == 3
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(main())
+    with pytest.raises(kind):
+        loop.run_until_complete(task)
+    loop.run_until_complete(task)
+    loop.close()
+    assert letters == [0, 1, 2]
+
+
 def test_agents_that_stop_meanwhile_lose_nothing_uncounted(run: Run, mesh: Mesh, loop_kind: str) -> None:
     async def main() -> None:
         async with mesh() as bus:
@@ -309,6 +344,56 @@ def test_tell_after_the_loop_was_closed_returns_false_and_raises_nothing(
     stats = bus.stats()
     assert stats.imbalance is None
     assert stats.sent == stats.accepted + 6
+
+
+class ClosesWhenAsked(asyncio.SelectorEventLoop):
+    """Says that it is open, and is closed right after that: as if its own thread had closed it just then."""
+
+    asked = False
+
+    def is_closed(self) -> bool:
+        closed = super().is_closed()
+        if self.asked:
+            self.asked = False
+            self.close()
+        return closed
+
+
+@pytest.mark.parametrize("policy", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST, Overflow.STOP])
+def test_a_tell_that_overflows_while_the_loop_is_closed_counts_its_message_and_raises_nothing(
+    mesh: Mesh, policy: Overflow
+) -> None:
+    """What is dropped is counted; its dead letter, or the agent's failure, would have come in the loop."""
+    loop = ClosesWhenAsked()
+
+    async def main() -> tuple[Any, Any]:
+        bus = mesh()
+        await bus.__aenter__()
+        ref = await bus.spawn(lambda payload: payload, mailbox=MailboxPolicy(1, overflow=policy))
+        bus.suspend(ref)
+        assert ref.tell("waits") is True
+        return bus, ref
+
+    bus, ref = loop.run_until_complete(main())
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    outcomes: list[Any] = []
+
+    def tell() -> None:
+        try:
+            outcomes.append(ref.tell("overflows"))
+        except BaseException as error:
+            outcomes.append(error)
+
+    loop.asked = True
+    thread = threading.Thread(target=tell)
+    thread.start()
+    thread.join()
+    assert loop.is_closed()
+    assert outcomes == [policy is not Overflow.STOP]
+    stats = bus.stats()
+    assert stats.imbalance is None
+    assert (stats.sent, stats.dropped, stats.rejected) == ((2, 0, 1) if policy is Overflow.STOP else (2, 1, 0))
 
 
 def test_tell_after_asyncio_run_ended_returns_false(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "AgentContext", "MailboxPolicy", "Overflow", "Request", "handler"]
 
-Reply = TypeVar("Reply")
+Reply = TypeVar("Reply", covariant=True)
 Function = TypeVar("Function", bound=Callable[..., object])
 
 _MARK = "__pmesh_lane__"

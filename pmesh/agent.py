@@ -445,13 +445,13 @@ def _handlers_by_type(cls: type, around: Mapping[str, object]) -> dict[type, Han
     for base in reversed(cls.__mro__):
         here: dict[type, str] = {}
         for name, function in vars(base).items():
-            if isinstance(function, (staticmethod, classmethod)) and hasattr(function.__func__, _MARK):
+            lane = _lane_of(function)
+            if lane is None:
+                continue
+            if not inspect.isfunction(function):
                 raise HandlerDefinitionError(
                     f"{base.__qualname__}.{name} is a {type(function).__name__}; a handler must be a plain method"
                 )
-            lane = getattr(function, _MARK, None)
-            if lane is None or not inspect.isfunction(function):
-                continue
             if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
                 raise HandlerDefinitionError(
                     f"{base.__qualname__}.{name} is a generator, since it has a yield; a handler returns its answer"
@@ -474,6 +474,18 @@ def _handlers_by_type(cls: type, around: Mapping[str, object]) -> dict[type, Han
                 here[payload_type] = name
                 by_type[payload_type] = entry
     return by_type
+
+
+def _lane_of(member: object) -> str | None:
+    """The lane of what `@handler` marks, also where something stands around it; None of all else."""
+    if isinstance(member, (staticmethod, classmethod)):
+        member = member.__func__
+    elif isinstance(member, property):
+        member = member.fget
+    elif isinstance(member, (functools.cached_property, functools.partialmethod, functools.singledispatchmethod)):
+        member = member.func
+    lane = getattr(member, _MARK, None)
+    return lane if isinstance(lane, str) else None  # some objects have every attribute
 
 
 def _catch_all(cls: type) -> Handler | None:
@@ -518,7 +530,15 @@ def _payload_types(function: Any, label: str, names: Mapping[str, object]) -> li
     # The other annotations need not resolve, so only this one is evaluated, where the handler was defined.
     stand_in = types.FunctionType((lambda: None).__code__, function.__globals__)
     stand_in.__annotations__ = {parameter: annotations[parameter]}
-    hints = typing.get_type_hints(stand_in, localns=dict(names))
+    try:
+        hints = typing.get_type_hints(stand_in, localns=dict(names))
+    except NameError:
+        raise
+    except Exception as error:
+        raise HandlerDefinitionError(
+            f"{label}({parameter}: {annotations[parameter]!r}) has an annotation that cannot be evaluated:"
+            f" {type(error).__name__}: {error}; annotate it with a class, or X | Y of classes"
+        ) from error
     return _classes(hints[parameter], label, parameter)
 
 

@@ -6,6 +6,7 @@ import abc
 import asyncio
 import collections.abc
 import functools
+import re
 import sys
 import textwrap
 import types
@@ -899,14 +900,57 @@ def test_only_a_method_can_be_marked(marked: Any) -> None:
         handler(marked)
 
 
-@pytest.mark.parametrize("wrapper", ["staticmethod", "classmethod"])
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "staticmethod",
+        "classmethod",
+        "property",
+        "functools.cached_property",
+        "functools.partialmethod",
+        "functools.singledispatchmethod",
+        "functools.lru_cache",
+    ],
+)
 def test_a_marked_method_that_is_hidden_from_dispatch_is_refused(wrapper: str) -> None:
-    with pytest.raises(HandlerDefinitionError, match=rf"A\.handle.*{wrapper}"):
+    with pytest.raises(HandlerDefinitionError, match=rf"A\.handle is a .*{wrapper.removeprefix('functools.')}"):
         define(f"""
+            import functools
+
             class A(Agent):
                 @{wrapper}
                 @handler
                 def handle(self, message: int): ...
+        """)
+
+
+def test_an_attribute_that_has_every_attribute_is_no_handler(run: Any, mesh: Any) -> None:
+    class Everything:
+        def __getattr__(self, name: str) -> Everything:
+            return self
+
+    class A(Agent):
+        client = Everything()
+
+        @handler
+        def handle(self, message: int) -> int:
+            return message
+
+    assert answers(run, mesh, A, 1) == [1]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind"),
+    [("int |", "SyntaxError"), ("", ""), ("1 / 0", "ZeroDivisionError"), ("enum.Nope", "AttributeError")],
+)
+def test_a_string_annotation_that_cannot_be_evaluated_is_refused_by_name(annotation: str, kind: str) -> None:
+    with pytest.raises(HandlerDefinitionError, match=rf"A\.handle\(message: '{re.escape(annotation)}'\) .*{kind}"):
+        define(f"""
+            import enum
+
+            class A(Agent):
+                @handler
+                def handle(self, message: {annotation!r}): ...
         """)
 
 

@@ -10,7 +10,9 @@ task, with `await` on put and get.
 
 Two targets are rates: `pmesh load extreme` is to make 60 times the reference's 15,000/s (90 times on
 uvloop), and 100,000 agents are to be spawned per second. They were set on a machine where the baseline moves
-1.9 M items/s; a machine is rarely that one, so they are held against the baseline of the same run.
+1.9 M items/s, and are judged twice. Held against the baseline of the same run they count on every machine. As
+they stand they count where the baseline is as fast as there; elsewhere one that is not reached is shown as
+`below`, with the speed of the machine, and fails nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import argparse
 import asyncio
 import importlib.util
 import json
+import logging
 import resource
 import statistics
 import subprocess
@@ -45,7 +48,11 @@ TARGETS_QUEUE_PER_SECOND = 1_900_000  # the baseline on the machine that the tar
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure against its target; `at_least` says which side is good."""
+    """One measured figure against its target; `at_least` says which side is good.
+
+    Attributes:
+        judged: Whether missing the target counts.
+    """
 
     name: str
     observed: float
@@ -53,17 +60,21 @@ class Figure:
     at_least: bool
     unit: str
     detail: str = ""
+    judged: bool = True
 
     @property
     def reached(self) -> bool:
         return self.observed >= self.target if self.at_least else self.observed <= self.target
 
+    @property
+    def missed(self) -> bool:
+        return self.judged and not self.reached
+
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
-        mark = "ok    " if self.reached else "MISSED"
-        return (
-            f"{mark} {self.name:<44} {self.observed:>10,.2f} {self.unit:<6} ({sign} {self.target:,.4g}) {self.detail}"
-        )
+        mark = "ok    " if self.reached else "MISSED" if self.judged else "below "
+        target = f"{self.target:,.0f}" if self.target >= 1000 else f"{self.target:.4g}"
+        return f"{mark} {self.name:<44} {self.observed:>10,.2f} {self.unit:<6} ({sign} {target}) {self.detail}"
 
 
 async def rate(name: str, calls: int) -> float:
@@ -95,6 +106,35 @@ def ratio(name: str, ours: str, baseline: str, calls: int, target: float, rounds
     return Figure(name, statistics.median(ratios), target, True, "x", detail)
 
 
+def rate_figures(
+    name: str,
+    absolute_name: str,
+    unit: str,
+    target: float,
+    per_unit: float,
+    rates: list[float],
+    queue_rates: list[float],
+) -> list[Figure]:
+    """A rate beside its target, twice: in the baseline's of the same rounds, and as it is, in `per_unit` per second."""
+    median, queue = statistics.median(rates), statistics.median(queue_rates)
+    ratios = [rate / queue_rate for rate, queue_rate in zip(rates, queue_rates, strict=True)]
+    judged = queue >= TARGETS_QUEUE_PER_SECOND
+    speed = f"asyncio.Queue moves {queue:,.0f}/s here, {TARGETS_QUEUE_PER_SECOND:,}/s where the target was set"
+    return [
+        Figure(
+            name,
+            statistics.median(ratios),
+            target * per_unit / TARGETS_QUEUE_PER_SECOND,
+            True,
+            "x",
+            f"{median:,.0f}/s; rounds {min(ratios):.2f} to {max(ratios):.2f}",
+        ),
+        Figure(
+            absolute_name, median / per_unit, target, True, unit, speed if judged else f"not judged: {speed}", judged
+        ),
+    ]
+
+
 def tell_figure(rounds: int) -> list[Figure]:
     return [ratio("tell to handled / asyncio.Queue", "tell: to handled", REFERENCE, ITEMS, 1.6, rounds)]
 
@@ -119,23 +159,22 @@ def load_figures(rounds: int) -> list[Figure]:
         if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
             print("NOT RUN load extreme on uvloop: uvloop is not installed for this interpreter", flush=True)
             continue
-        runs, ratios = [], []
+        runs, queue_rates = [], []
         for _ in range(max(3, rounds // 2)):
             before = queue_items()
             runs.append(load_extreme(loop))
-            baseline = (before + queue_items()) / 2
-            ratios.append(runs[-1]["throughput_per_second"] / baseline)
-        throughput = statistics.median(run["throughput_per_second"] for run in runs)
+            queue_rates.append((before + queue_items()) / 2)
         p99_ms = statistics.median(run["latency_ns"]["p99"] for run in runs) / 1e6
         success = min(run["success_rate"] for run in runs)
         figures += [
-            Figure(
+            *rate_figures(
                 f"load extreme, {loop} / asyncio.Queue",
-                statistics.median(ratios),
-                factor * REFERENCE_PER_SECOND / TARGETS_QUEUE_PER_SECOND,
-                True,
+                f"load extreme, {loop} / the reference's rate",
                 "x",
-                f"{throughput:,.0f}/s, {throughput / REFERENCE_PER_SECOND:.0f} times the reference",
+                factor,
+                REFERENCE_PER_SECOND,
+                [run["throughput_per_second"] for run in runs],
+                queue_rates,
             ),
             Figure(f"load extreme, {loop}: p99", p99_ms, 1.0, False, "ms"),
             Figure(f"load extreme, {loop}: success", success * 100, 100.0, True, "%"),
@@ -202,24 +241,17 @@ asyncio.run(main(100_000))
 
 def idle_figures(rounds: int) -> list[Figure]:
     """100,000 idle agents in a process of their own."""
-    sizes, rates, ratios = [], [], []
+    sizes, rates, queue_rates = [], [], []
     for _ in range(max(3, rounds // 2)):
         before = queue_items()
         done = subprocess.run([*PYTHON, "-c", IDLE_AGENTS], stdout=subprocess.PIPE, text=True, timeout=120, check=True)
         size, rate = map(float, done.stdout.split())
         sizes.append(size)
         rates.append(rate)
-        ratios.append(2 * rate / (before + queue_items()))
+        queue_rates.append((before + queue_items()) / 2)
     return [
         Figure("100,000 idle agents, RSS of each", statistics.median(sizes), 2600, False, "bytes"),
-        Figure(
-            "spawns / asyncio.Queue",
-            statistics.median(ratios),
-            100_000 / TARGETS_QUEUE_PER_SECOND,
-            True,
-            "x",
-            f"{statistics.median(rates):,.0f}/s",
-        ),
+        *rate_figures("spawns / asyncio.Queue", "spawns per second", "/s", 100_000, 1, rates, queue_rates),
     ]
 
 
@@ -341,16 +373,19 @@ def judge_all(measurements: dict[str, Callable[[int], list[Figure]]], descriptio
     if pmesh.BUILD_INFO["debug"] or pmesh.BUILD_INFO["trace"]:
         parser.error("this build of pmesh is a debug or traced one; its figures say nothing")
     print(f"pmesh {pmesh.__version__} on {sys.implementation.name} {sys.version.split()[0]}, {options.rounds} rounds")
-    missed = 0
+    missed = below = 0
     for name, measure in measurements.items():
         if options.names and not any(word in name for word in options.names):
             continue
         for figure in measure(options.rounds):
             print(figure, flush=True)
-            missed += not figure.reached
-    print(f"{missed} targets missed" if missed else "every target reached")
+            missed += figure.missed
+            below += not figure.reached and not figure.judged
+    outcome = f"{missed} targets missed" if missed else "every target reached"
+    print(outcome + (f"; {below} below theirs and not judged on this machine" if below else ""))
     return 1 if missed else 0
 
 
 if __name__ == "__main__":
+    logging.getLogger("pmesh").setLevel(logging.ERROR)  # the mail of the agent that floods itself ends as dead letters
     sys.exit(judge_all(MEASUREMENTS, __doc__))

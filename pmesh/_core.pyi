@@ -453,6 +453,11 @@ class AgentRef:
     def ask(
         self, payload: Request[_Answer], *, timeout: float = 5.0, headers: Mapping[str, object] | None = None
     ) -> Ask[_Answer]: ...
+    # Where an answer of another type is expected, mypy goes on to the next overload: it must not be the one of Any.
+    @overload
+    def ask(
+        self, payload: Request[Any], *, timeout: float = 5.0, headers: Mapping[str, object] | None = None
+    ) -> Ask[object]: ...
     @overload
     def ask(
         self, payload: object, *, timeout: float = 5.0, headers: Mapping[str, object] | None = None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "AgentContext", "MailboxPolicy", "Overflow", "Request", "handler"]
 
-Reply = TypeVar("Reply")
+Reply = TypeVar("Reply", covariant=True)
 Function = TypeVar("Function", bound=Callable[..., object])
 
 _MARK = "__pmesh_lane__"
@@ -110,7 +110,7 @@ def _require_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidType(f"{name} is {value!r}; it must be a whole number of at least 1")
     if not 1 <= value < 2**62:
-        raise InvalidArgument(f"{name} is {value}; it must be a whole number of at least 1")
+        raise InvalidArgument(f"{name} is {value}; it must be at least 1 and below 2**62")
 
 
 class Request(Generic[Reply]):
@@ -427,6 +427,8 @@ def build_table(cls: type[Agent], around: Mapping[str, object]) -> HandlerTable:
             raise HandlerDefinitionError(
                 f"{cls.__qualname__}.{method} is {getattr(cls, method)!r}; it must be a method"
             )
+    for hook in HOOKS:
+        _require_no_yield(getattr(cls, hook), f"{cls.__qualname__}.{hook}", "a hook is called and awaited")
     return _table(
         by_type,
         _catch_all(cls),
@@ -449,17 +451,14 @@ def _handlers_by_type(cls: type, around: Mapping[str, object]) -> dict[type, Han
     for base in reversed(cls.__mro__):
         here: dict[type, str] = {}
         for name, function in vars(base).items():
-            if isinstance(function, (staticmethod, classmethod)) and hasattr(function.__func__, _MARK):
+            lane = _lane_of(function)
+            if lane is None:
+                continue
+            if not inspect.isfunction(function):
                 raise HandlerDefinitionError(
                     f"{base.__qualname__}.{name} is a {type(function).__name__}; a handler must be a plain method"
                 )
-            lane = getattr(function, _MARK, None)
-            if lane is None or not inspect.isfunction(function):
-                continue
-            if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-                raise HandlerDefinitionError(
-                    f"{base.__qualname__}.{name} is a generator, since it has a yield; a handler returns its answer"
-                )
+            _require_no_yield(function, f"{base.__qualname__}.{name}", "a handler returns its answer")
             override = getattr(cls, name)
             if override is not function and (hasattr(override, _MARK) or not inspect.isfunction(override)):
                 continue  # its own base class takes it, or nobody does
@@ -480,6 +479,18 @@ def _handlers_by_type(cls: type, around: Mapping[str, object]) -> dict[type, Han
     return by_type
 
 
+def _lane_of(member: object) -> str | None:
+    """The lane of what `@handler` marks, also where something stands around it; None of all else."""
+    if isinstance(member, (staticmethod, classmethod)):
+        member = member.__func__
+    elif isinstance(member, property):
+        member = member.fget
+    elif isinstance(member, (functools.cached_property, functools.partialmethod, functools.singledispatchmethod)):
+        member = member.func
+    lane = getattr(member, _MARK, None)
+    return lane if isinstance(lane, str) else None  # some objects have every attribute
+
+
 def _catch_all(cls: type) -> Handler | None:
     """The handler that `receive` is, unless it is only that of `Agent`."""
     receive: Any = getattr(cls, "receive", Agent.receive)
@@ -487,6 +498,7 @@ def _catch_all(cls: type) -> Handler | None:
         return None
     label = f"{cls.__qualname__}.receive"
     _require_one_parameter(receive, label)
+    _require_no_yield(receive, label, "a handler returns its answer")
     return Handler(receive, label, is_async=inspect.iscoroutinefunction(receive), takes_agent=True)
 
 
@@ -522,7 +534,15 @@ def _payload_types(function: Any, label: str, names: Mapping[str, object]) -> li
     # The other annotations need not resolve, so only this one is evaluated, where the handler was defined.
     stand_in = types.FunctionType((lambda: None).__code__, function.__globals__)
     stand_in.__annotations__ = {parameter: annotations[parameter]}
-    hints = typing.get_type_hints(stand_in, localns=dict(names))
+    try:
+        hints = typing.get_type_hints(stand_in, localns=dict(names))
+    except NameError:
+        raise
+    except Exception as error:
+        raise HandlerDefinitionError(
+            f"{label}({parameter}: {annotations[parameter]!r}) has an annotation that cannot be evaluated:"
+            f" {type(error).__name__}: {error}; annotate it with a class, or X | Y of classes"
+        ) from error
     return _classes(hints[parameter], label, parameter)
 
 
@@ -561,6 +581,27 @@ def _classes(annotation: object, label: str, parameter: str) -> list[type]:
     return [typing.cast(type, annotation)]
 
 
+def _has_yield(function: object) -> bool:
+    while isinstance(function, (functools.partial, types.MethodType)):
+        function = function.func if isinstance(function, functools.partial) else function.__func__
+    code = getattr(function, "__code__", None)
+    return inspect.isfunction(function) and code is not None and _is_generator_code(code)
+
+
+def _is_generator_code(code: types.CodeType) -> bool:
+    """Whether a call makes a generator; what `types.coroutine` marks makes an awaitable one."""
+    flags = code.co_flags
+    return bool(
+        flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR) and not flags & inspect.CO_ITERABLE_COROUTINE
+    )
+
+
+def _require_no_yield(function: object, label: str, instead: str) -> None:
+    """Refuse what a call would only make, and run none of its body."""
+    if _has_yield(function):
+        raise HandlerDefinitionError(f"{label} is a generator, since it has a yield; {instead}")
+
+
 def _require_one_parameter(function: Callable[..., object], label: str) -> str:
     """The name of the one parameter after self."""
     parameters = _parameters(function)
@@ -597,15 +638,20 @@ def function_table(function: Callable[[Any], object], noun: str = "function agen
     """
     name = getattr(function, "__qualname__", None) or repr(function)
     code = getattr(function, "__code__", None)
-    # inspect.signature takes longer than all the rest of a spawn; most functions do not need it.
-    if not (inspect.isfunction(function) and code is not None and code.co_argcount == 1 and not code.co_kwonlyargcount):
+    call = getattr(function, "__call__", None)  # noqa: B004 - asks for the method, not whether it is callable
+    # inspect takes longer than all the rest of a spawn; most functions do not need it.
+    if inspect.isfunction(function) and code is not None and code.co_argcount == 1 and not code.co_kwonlyargcount:
+        has_yield = _is_generator_code(code)
+    else:
         try:
             inspect.signature(function).bind(None)
         except TypeError:
             raise InvalidType(f"{noun} {name} must be callable with one argument, the payload") from None
         except ValueError:
             pass  # some builtins have no signature; a call will tell
-    call = getattr(function, "__call__", None)  # noqa: B004 - asks for the method, not whether it is callable
+        has_yield = _has_yield(function) or _has_yield(call)
+    if has_yield:
+        raise InvalidType(f"{noun} {name} is a generator, since it has a yield; it must return its answer")
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
     entry = Handler(function, name, is_async=is_async, takes_agent=False)
     return HandlerTable(lambda payload_type: entry, has_async=is_async)

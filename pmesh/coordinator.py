@@ -620,6 +620,16 @@ class Coordinator:
         timeout: float = ...,
         headers: Mapping[str, object] | None = ...,
     ) -> Ask[Answer]: ...
+    # Where an answer of another type is expected, mypy goes on to the next overload: it must not be the one of Any.
+    @overload
+    def ask(
+        self,
+        agent: AgentRef | str,
+        payload: Request[Any],
+        *,
+        timeout: float = ...,
+        headers: Mapping[str, object] | None = ...,
+    ) -> Ask[object]: ...
     @overload
     def ask(
         self,

@@ -54,8 +54,8 @@ def describe_environment() -> Environment:
     )
 
 
-def choose_loop(name: str) -> LoopFactory:
-    """The factory of the event loop `name`: asyncio, uvloop, or auto (uvloop where installed).
+def choose_loop(name: str, option: str = "--loop") -> LoopFactory:
+    """The factory of the event loop `name`, which `option` asks for: asyncio, uvloop, or auto (uvloop where installed).
 
     Raises:
         InvalidArgument: uvloop was asked for and cannot be imported.
@@ -69,7 +69,7 @@ def choose_loop(name: str) -> LoopFactory:
             return asyncio.new_event_loop
         raise InvalidArgument(
             f"uvloop cannot be imported here ({error});"
-            " `pip install 'pmesh[uvloop]'` installs it, `--loop auto` goes without"
+            f" `pip install 'pmesh[uvloop]'` installs it, `{option}=auto` goes without"
         ) from None
     factory: LoopFactory = uvloop.new_event_loop
     return factory

@@ -148,9 +148,9 @@ def pmesh_runner(pytestconfig: pytest.Config) -> Iterator[asyncio.Runner]:
         from pmesh.errors import InvalidArgument
 
         try:
-            factory = choose_loop(name)
+            factory = choose_loop(name, "--pmesh-loop")
         except InvalidArgument as error:
-            pytest.fail(f"--pmesh-loop={name}: {error}", pytrace=False)
+            raise pytest.fail.Exception(f"--pmesh-loop={name}: {error}", pytrace=False) from None
     # With a factory the runner leaves the thread's own event loop alone, which other plugins may have set.
     with asyncio.Runner(loop_factory=factory) as runner:
         yield runner

@@ -6,11 +6,12 @@ import abc
 import asyncio
 import collections.abc
 import functools
+import re
 import sys
 import textwrap
 import types
 import typing
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
@@ -899,14 +900,96 @@ def test_only_a_method_can_be_marked(marked: Any) -> None:
         handler(marked)
 
 
-@pytest.mark.parametrize("wrapper", ["staticmethod", "classmethod"])
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "staticmethod",
+        "classmethod",
+        "property",
+        "functools.cached_property",
+        "functools.partialmethod",
+        "functools.singledispatchmethod",
+        "functools.lru_cache",
+    ],
+)
 def test_a_marked_method_that_is_hidden_from_dispatch_is_refused(wrapper: str) -> None:
-    with pytest.raises(HandlerDefinitionError, match=rf"A\.handle.*{wrapper}"):
+    with pytest.raises(HandlerDefinitionError, match=rf"A\.handle is a .*{wrapper.removeprefix('functools.')}"):
         define(f"""
+            import functools
+
             class A(Agent):
                 @{wrapper}
                 @handler
                 def handle(self, message: int): ...
+        """)
+
+
+def test_an_attribute_that_has_every_attribute_is_no_handler(run: Any, mesh: Any) -> None:
+    class Everything:
+        def __getattr__(self, name: str) -> Everything:
+            return self
+
+    class A(Agent):
+        client = Everything()
+
+        @handler
+        def handle(self, message: int) -> int:
+            return message
+
+    assert answers(run, mesh, A, 1) == [1]
+
+
+@pytest.mark.parametrize("method", ["receive", "on_start", "on_stop", "pre_restart", "post_restart"])
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_hook_or_receive_that_is_a_generator_is_refused_since_none_of_its_body_would_run(
+    kind: str, method: str
+) -> None:
+    with pytest.raises(HandlerDefinitionError, match=rf"A\.{method} is a generator, since it has a yield"):
+        define(f"""
+            class A(Agent):
+                {kind} {method}(self, given=None):
+                    yield 1
+        """)
+
+
+def plain_generator(payload: int) -> Generator[int, None, None]:
+    yield payload
+
+
+async def async_generator(payload: int) -> AsyncGenerator[int, None]:
+    yield payload
+
+
+class CallMakesAGenerator:
+    def __call__(self, payload: int) -> Generator[int, None, None]:
+        yield payload
+
+
+@pytest.mark.parametrize(
+    "function",
+    [plain_generator, async_generator, functools.partial(plain_generator), CallMakesAGenerator(), lambda p: (yield p)],
+)
+def test_a_function_agent_that_is_a_generator_is_refused(run: Any, mesh: Any, function: Any) -> None:
+    async def main() -> None:
+        async with mesh() as coordinator:
+            with pytest.raises(InvalidType, match="is a generator, since it has a yield; it must return its answer"):
+                await coordinator.spawn(function)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind"),
+    [("int |", "SyntaxError"), ("", ""), ("1 / 0", "ZeroDivisionError"), ("enum.Nope", "AttributeError")],
+)
+def test_a_string_annotation_that_cannot_be_evaluated_is_refused_by_name(annotation: str, kind: str) -> None:
+    with pytest.raises(HandlerDefinitionError, match=rf"A\.handle\(message: '{re.escape(annotation)}'\) .*{kind}"):
+        define(f"""
+            import enum
+
+            class A(Agent):
+                @handler
+                def handle(self, message: {annotation!r}): ...
         """)
 
 

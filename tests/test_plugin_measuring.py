@@ -98,6 +98,22 @@ def test_the_loop_can_be_uvloop(project: Project) -> None:
     project.run("--pmesh-loop=uvloop").assert_outcomes(passed=1)
 
 
+def test_without_uvloop_the_error_is_one_line_and_names_the_option_that_goes_without(project: Project) -> None:
+    project.write("""
+    import sys
+
+    sys.modules["uvloop"] = None
+
+    def test_it(mesh): ...
+    """)
+    result = project.run("--pmesh-loop=uvloop")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["--pmesh-loop=uvloop: uvloop cannot be imported here*, `--pmesh-loop=auto` goes without"]
+    )
+    result.stdout.no_fnmatch_line("*During handling*")
+
+
 def test_every_call_is_timed_by_itself(project: Project) -> None:
     project.write("""
     import functools

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,7 +166,7 @@ def _saved_calls(saved: Mapping[str, Any]) -> int:
 def _saved_figure(saved: Mapping[str, Any], figure: str) -> float | None:
     """A figure of a saved test; None where it has none, or what is no measurement and would let anything pass."""
     value = saved.get(figure if figure == "throughput" else f"{figure.replace('.', '_')}_ns")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
         return None
     return None if figure in HIGHER_IS_BETTER and not value else float(value)
 

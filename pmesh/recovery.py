@@ -66,6 +66,8 @@ class Lost:
 
 def lost_children(life: Life) -> list[Lost]:
     """The children that a supervisor starts again when it is restarted, in order of start."""
+    if life.rules is not None and life.rules.lost:
+        return life.rules.lost  # it is being restarted already, and has stopped them
     children = (life.children or {}).values()
     return [
         Lost(child)
@@ -232,6 +234,8 @@ class Recovery:
         if parent.rules is not None and parent.rules.is_supervisor:
             parent.rules.lost = lost_children(parent)
         if self.fail(parent, error) is Directive.RESUME:
+            if parent.rules is not None:
+                parent.rules.lost = []
             self._loop.call_soon(self._lives.begin_stop, life, StopReason.ESCALATED)
 
     async def _restart(self, failed: Life, group: Sequence[Life], error: BaseException | None) -> None:
@@ -259,7 +263,7 @@ class Recovery:
         """End the old instance: its children, the handlers that still run, its hook, what it set up."""
         lives, cell, record = self._lives, life.cell, self._record(life)
         if life.rules is not None:
-            if life.rules.is_supervisor and not life.rules.lost:
+            if life.rules.is_supervisor:
                 life.rules.lost = lost_children(life)
             life.rules.window.clear()
         await self._stop_children(life)

@@ -431,7 +431,9 @@ class Lives:
             logger.error("agent %r: %s failed: it was cancelled", life.name, name)
             if self.is_cancelled():
                 raise
-        except Exception:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
             logger.exception("agent %r: %s failed", life.name, name)
 
     def is_cancelled(self) -> bool:

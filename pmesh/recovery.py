@@ -35,6 +35,7 @@ logger = logging.getLogger("pmesh")
 # An agent in one of these takes mail, and a failure of its handlers is its own.
 _ALIVE = (State.RUNNING, State.SUSPENDED, State.DRAINING)
 _ENDING = (State.STOPPING, State.STOPPED)
+_BETWEEN = (State.FAILED, State.BACKOFF, State.STARTING)
 
 
 class Record:
@@ -253,6 +254,12 @@ class Recovery:
             for member in group:
                 if not self._is_only_stopped(member, failed):
                     await self._bring_up(member, error)
+        except BaseException:
+            # An exit that a hook asked for; should the loop go on, nobody would start what is left of the group.
+            for member in group:
+                if member.state in _BETWEEN:
+                    self._lives.begin_stop(member, StopReason.FAILED)
+            raise
         finally:
             for member in group:
                 # One that failed again meanwhile has a restart of its own.
@@ -347,7 +354,9 @@ class Recovery:
             if lives.is_cancelled():
                 raise
             return cancelled  # that of its own Task
-        except Exception as failure:  # noqa: BLE001 - counted and logged by the caller
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as failure:  # noqa: BLE001 - counted and logged by the caller
             return failure
         return None
 

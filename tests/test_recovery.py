@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
-from pmesh import Agent, Backoff, SupervisionPolicy, handler
+import pytest
+from virtual_time import VirtualTimeLoop
+
+from pmesh import Agent, Backoff, StopReason, SupervisionPolicy, handler
 
 Run = Callable[..., Any]
 Mesh = Callable[..., Any]
@@ -73,3 +77,105 @@ def test_a_supervisor_that_is_lost_while_it_backs_off_has_its_children_when_it_c
             assert await bus.ask("fails", "up") == "up"
 
     run(main)
+
+
+# Hooks that raise what is no Exception.
+
+
+class Escape(BaseException):
+    """As test frameworks and event loops raise, past all `except Exception`."""
+
+
+@pytest.mark.parametrize("where", ["__init__", "pre_restart", "on_start", "suspended on_start"])
+def test_whatever_a_hook_of_a_restart_raises_the_restart_goes_on(run: Run, mesh: Mesh, where: str) -> None:
+    raised: list[str] = []
+
+    def stumble(hook: str) -> None:
+        if hook == where and not raised:
+            raised.append(hook)
+            raise Escape
+
+    class Stumbling(Worker):
+        made = 0
+
+        def __init__(self) -> None:
+            Stumbling.made += 1
+            if Stumbling.made > 1:
+                stumble("__init__")
+
+        async def on_start(self) -> None:
+            if Stumbling.made > 1:
+                stumble("on_start")
+                await asyncio.sleep(0.1)
+                stumble("suspended on_start")
+
+        async def pre_restart(self, error: BaseException | None) -> None:
+            stumble("pre_restart")
+
+    async def main() -> None:
+        async with mesh() as bus:
+            ref = await bus.spawn(Stumbling)
+            ref.tell(Boom())
+            assert await ref.ask("up", timeout=1.0) == "up"
+            assert raised == [where]
+            assert bus.restarts(ref) == (1 if where == "pre_restart" else 2)
+
+    run(main)
+
+
+def test_whatever_on_stop_raises_is_logged(run: Run, mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
+    class Stumbling(Worker):
+        async def on_stop(self, reason: StopReason) -> None:
+            raise Escape
+
+    async def main() -> None:
+        async with mesh() as bus:
+            await bus.stop(await bus.spawn(Stumbling, name="stumbling"))
+
+    run(main)
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records] == ["agent 'stumbling': on_stop failed"]
+
+
+@pytest.mark.parametrize("hook", ["pre_restart", "post_restart"])
+def test_an_exit_in_a_hook_of_a_restart_ends_the_program_and_leaves_nothing(mesh: Mesh, hook: str) -> None:
+    def leave(self: Worker, error: BaseException | None) -> None:
+        raise SystemExit(3)
+
+    made: list[Any] = []
+
+    async def main() -> None:
+        async with mesh(drain_timeout=1.0) as bus:
+            made.append(bus)
+            ref = await bus.spawn(type("Leaving", (Worker,), {hook: leave}))
+            ref.tell(Boom())
+            await asyncio.sleep(60.0)
+
+    with pytest.raises(SystemExit) as error, asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(main())
+    assert error.value.code == 3
+    assert made[0].agents == ()
+
+
+@pytest.mark.parametrize("hook", ["pre_restart", "post_restart"])
+def test_an_agent_whose_restart_ended_its_loop_has_stopped_when_the_loop_goes_on(mesh: Mesh, hook: str) -> None:
+    async def leave(self: Worker, error: BaseException | None) -> None:
+        raise KeyboardInterrupt
+
+    async def enter() -> tuple[Any, Any]:
+        bus = await mesh().__aenter__()
+        return bus, await bus.spawn(type("Leaving", (Worker,), {hook: leave}))
+
+    async def go_on(bus: Any, ref: Any) -> None:
+        assert (await bus.watch(ref)).reason is StopReason.FAILED
+        await bus.close()
+
+    loop = VirtualTimeLoop()
+    try:
+        bus, ref = loop.run_until_complete(enter())
+        ref.tell(Boom())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(asyncio.sleep(60.0))
+        loop.run_until_complete(go_on(bus, ref))
+    finally:
+        loop.close()

@@ -219,6 +219,12 @@ class Lives:
             return self.drain_timeout
         return max(0.0, min(self.drain_timeout, self._end_by - self._loop.time()))
 
+    def _grace_left(self) -> float:
+        """How long what is cancelled is waited for; when all must have ended, there is one grace for all."""
+        if self._end_by is None:
+            return KILL_GRACE_SECONDS
+        return max(0.0, min(KILL_GRACE_SECONDS, self._end_by + KILL_GRACE_SECONDS - self._loop.time()))
+
     async def run_on_start(self, life: Life, agent: Agent) -> None:
         """Run `on_start` in the agent's own Task; leaves the agent STARTING or DRAINING, or raises once it ended."""
         error: BaseException | None = None
@@ -419,22 +425,36 @@ class Lives:
     async def run_bounded(self, life: Life, name: str, hook: Callable[..., object], *args: object) -> None:
         """Run a hook of an instance that ends, bounded in time; whatever it raises is logged.
 
+        One that takes too long is cancelled, and waited for until it has heeded that or is written off.
+
         Cancel safety: a cancelled call cancels the hook, and lets the cancellation through.
         """
         seconds = self._seconds_left()
+        is_late = False
+
+        def cut_short() -> None:
+            nonlocal is_late, limit
+            is_late = True
+            life.cell.cancel_handlers()
+            limit = self._loop.call_later(self._grace_left(), self._write_off, life)
+
+        limit = self._loop.call_later(seconds, cut_short)
         try:
-            async with asyncio.timeout(seconds):
-                await self.run_hook(life, hook, *args)
-        except TimeoutError as error:
-            logger.error("agent %r: %s did not end within %g s", life.name, name, seconds, exc_info=error)
+            await self.run_hook(life, hook, *args)
         except asyncio.CancelledError:
-            logger.error("agent %r: %s failed: it was cancelled", life.name, name)
+            if not is_late:
+                logger.error("agent %r: %s failed: it was cancelled", life.name, name)
             if self.is_cancelled():
                 raise
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException:
-            logger.exception("agent %r: %s failed", life.name, name)
+            if not is_late:
+                logger.exception("agent %r: %s failed", life.name, name)
+        finally:
+            limit.cancel()
+            if is_late:
+                logger.error("agent %r: %s did not end within %g s", life.name, name, seconds)
 
     def is_cancelled(self) -> bool:
         """Whether the task that asks is being cancelled, and not only something that it waited for."""

@@ -203,7 +203,7 @@ class Recovery:
                 member.move(State.STARTING)
         task = self._loop.create_task(self._restart(life, group, error), name=f"pmesh-restart-{life.name}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._restart_over)
         for member in group:
             if not self._is_only_stopped(member, life):
                 self._record(member).restarter = task
@@ -265,6 +265,13 @@ class Recovery:
                 # One that failed again meanwhile has a restart of its own.
                 if member.record is not None and member.record.restarter is asyncio.current_task():
                     member.record.restarter = None
+
+    def _restart_over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # An exit has been raised out of the loop.
+        if error is not None and not isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self._loop.call_exception_handler({"message": "pmesh: a restart failed", "exception": error, "task": task})
 
     async def _tear_down(self, life: Life, error: BaseException | None, *, at_once: bool) -> None:
         """End the old instance: its children, the handlers that still run, its hook, what it set up."""

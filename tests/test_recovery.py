@@ -1,4 +1,4 @@
-"""Restarts that meet something else: other failures, escalations, starts below, hooks that raise what is no Exception."""
+"""Restarts that meet something else: other failures, starts below them, hooks that raise what is no Exception."""
 
 from __future__ import annotations
 
@@ -179,3 +179,80 @@ def test_an_agent_whose_restart_ended_its_loop_has_stopped_when_the_loop_goes_on
         loop.run_until_complete(go_on(bus, ref))
     finally:
         loop.close()
+
+
+# Hooks that take too long.
+
+
+class Tidy(Worker):
+    """Never ends in `on_stop`, and needs half a second to tidy up when that is cancelled."""
+
+    def __init__(self, diary: list[str], seconds: float = 0.5) -> None:
+        self.diary = diary
+        self.seconds = seconds
+
+    async def on_start(self) -> None:
+        self.diary.append("start")
+
+    async def on_stop(self, reason: StopReason) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(self.seconds)
+            self.diary.append(f"tidied up, {reason.value}")
+
+
+def test_a_hook_that_takes_too_long_is_cancelled_and_waited_for(run: Run, mesh: Mesh) -> None:
+    diary: list[str] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with mesh(drain_timeout=2.0) as bus:
+            ref = await bus.spawn(Tidy, diary)
+            ref.tell(Boom())
+            assert await ref.ask("up", timeout=10.0) == "up"
+            assert diary == ["start", "tidied up, restarted", "start"]
+            begun = loop.time()
+        assert loop.time() - begun < 2.6
+        assert diary[3:] == ["tidied up, shutdown"]
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main)
+
+
+def test_a_hook_that_does_not_heed_its_cancellation_is_written_off_after_five_seconds(
+    run: Run, mesh: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with mesh(drain_timeout=2.0) as bus:
+            top = ref = await bus.spawn(Tidy, [], 3000.0)
+            for _ in range(5):
+                ref = await bus._spawn(Tidy, ([], 3000.0), {}, None, None, None, False, None, ref)
+            begun = loop.time()
+            await bus.stop(top)
+            assert loop.time() - begun == pytest.approx(6 * 7.0, abs=0.1)
+            ref = await bus.spawn(Tidy, [], 3000.0)
+            for _ in range(5):
+                ref = await bus._spawn(Tidy, ([], 3000.0), {}, None, None, None, False, None, ref)
+            begun = loop.time()
+        # However many are one below the other: what is left of the time, and one grace for all.
+        assert loop.time() - begun < 2.0 + 5.0 + 0.1
+
+    run(main)
+    assert any("on_stop did not end within 2 s" in record.getMessage() for record in caplog.records)
+
+
+def test_an_error_of_a_hook_that_is_a_timeout_is_not_taken_for_its_own(
+    run: Run, mesh: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hasty(Worker):
+        async def on_stop(self, reason: StopReason) -> None:
+            raise TimeoutError("of the database")
+
+    async def main() -> None:
+        async with mesh() as bus:
+            await bus.spawn(Hasty, name="hasty")
+
+    run(main)
+    assert [record.getMessage() for record in caplog.records] == ["agent 'hasty': on_stop failed"]

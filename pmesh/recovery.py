@@ -150,6 +150,12 @@ class Recovery:
             siblings = siblings[siblings.index(life) :]
         return [other for other in siblings if other is life or other.state in (State.RUNNING, State.SUSPENDED)]
 
+    def is_between(self, life: Life) -> bool:
+        """Whether an agent has failed, or is being restarted, and its next instance has not begun to start."""
+        if life.state is not State.STARTING:
+            return life.state in (State.FAILED, State.BACKOFF)
+        return life.record is not None and life.record.restarter is not None and not life.record.torn_down
+
     # What happens.
 
     def fail(self, life: Life, error: BaseException) -> Directive | None:
@@ -288,9 +294,9 @@ class Recovery:
             await lives.cut_short(life)
         if life.state in _ENDING:
             return
-        record.torn_down = True
         if cell.agent is not None:
             await lives.run_bounded(life, "pre_restart", cell.agent.pre_restart, error)
+        record.torn_down = True
         cell.end_instance()
 
     async def _stop_children(self, life: Life) -> None:

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from virtual_time import VirtualTimeLoop
 
-from pmesh import Agent, Backoff, StopReason, SupervisionPolicy, handler
+from pmesh import (
+    Agent,
+    Backoff,
+    CoordinatorClosed,
+    StartFailed,
+    State,
+    StopReason,
+    SupervisionPolicy,
+    handler,
+)
 
 Run = Callable[..., Any]
 Mesh = Callable[..., Any]
@@ -256,3 +265,96 @@ def test_an_error_of_a_hook_that_is_a_timeout_is_not_taken_for_its_own(
 
     run(main)
     assert [record.getMessage() for record in caplog.records] == ["agent 'hasty': on_stop failed"]
+
+
+# Starts below an agent that is being restarted.
+
+
+class Slow(Worker):
+    """Takes a second to stop."""
+
+    async def on_stop(self, reason: StopReason) -> None:
+        await asyncio.sleep(1.0)
+
+
+def test_nothing_that_an_old_instance_starts_outlives_it(run: Run, mesh: Mesh) -> None:
+    refused: list[Exception] = []
+
+    class Parent(Worker):
+        concurrency = 2
+
+        async def on_start(self) -> None:
+            await self.context.spawn(Slow, name="child")
+
+        @handler
+        async def start_later(self, seconds: float) -> None:
+            await asyncio.sleep(seconds)
+            try:
+                await self.context.spawn(Slow, name="late")
+            except StartFailed as error:
+                refused.append(error)
+                await asyncio.sleep(1000)
+
+        async def pre_restart(self, error: BaseException | None) -> None:
+            await self.context.spawn(Slow, name="later still")
+
+    async def main() -> None:
+        async with mesh() as bus:
+            parent = await bus.spawn(Parent, name="parent")
+            parent.tell(0.5)  # while the child stops
+            await asyncio.sleep(0)
+            parent.tell(Boom())
+            assert await parent.ask("up") == "up"
+            assert bus.agents == ("parent", "child")
+            assert [str(error) for error in refused] == [
+                "agent 'parent' is being restarted, and starts no children until its next instance does"
+            ]
+
+    run(main)
+
+
+def test_a_supervisor_that_is_being_restarted_starts_nothing_else(run: Run, mesh: Mesh) -> None:
+    async def main() -> None:
+        async with mesh() as bus:
+            slowly = SupervisionPolicy(backoff=Backoff(5.0, 5.0))
+            shop = await bus.supervisor("shop", directives={Minor: "escalate"}, supervision=slowly)
+            for name in ("one", "two"):
+                await shop.spawn(Slow, name=name)
+            bus.tell("one", Minor())
+            for state in (State.FAILED, State.BACKOFF):
+                await asyncio.sleep(1.5)
+                assert bus.state(shop.ref) is state, state
+                with pytest.raises(StartFailed, match="'shop' is being restarted"):
+                    await shop.spawn(Worker, name="three")
+                await asyncio.sleep(1.5)
+            await asyncio.sleep(5.0)
+            assert shop.children == ("one", "two")
+            await shop.spawn(Worker, name="three")
+            assert shop.children == ("one", "two", "three")
+
+    run(main)
+
+
+def test_an_agent_that_has_failed_for_good_starts_no_children(run: Run, mesh: Mesh) -> None:
+    class Failing(Worker):
+        concurrency = 2
+        supervision = SupervisionPolicy(directives="stop")
+
+        @handler
+        async def start_when(self, gate: asyncio.Event) -> None:
+            await gate.wait()
+            await self.context.spawn(Worker)
+
+    async def main() -> None:
+        async with mesh() as bus:
+            gate = asyncio.Event()
+            ref = await bus.spawn(Failing)
+            started = asyncio.ensure_future(ref.ask(gate))
+            await asyncio.sleep(0.1)
+            ref.tell(Boom())
+            asyncio.get_running_loop().call_soon(gate.set)
+            with pytest.raises((StartFailed, CoordinatorClosed)):
+                await started
+            assert bus.agents == ()
+
+    run(main)

@@ -458,6 +458,7 @@ class Coordinator:
             raise self._lives.start_failed(life)
         life.move(State.RUNNING)
         cell.resume()
+        self._recovery.started(life)
         return cell.ref
 
     def _renew(self, life: Life) -> None:

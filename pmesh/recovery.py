@@ -41,7 +41,17 @@ _BETWEEN = (State.FAILED, State.BACKOFF, State.STARTING)
 class Record:
     """What is kept of an agent that has failed before."""
 
-    __slots__ = ("hasten", "in_a_row", "restarter", "restarts", "returns_to", "torn_down", "up_since", "window")
+    __slots__ = (
+        "escalated",
+        "hasten",
+        "in_a_row",
+        "restarter",
+        "restarts",
+        "returns_to",
+        "torn_down",
+        "up_since",
+        "window",
+    )
 
     def __init__(self, policy: SupervisionPolicy) -> None:
         self.window = RestartWindow(policy.intensity, policy.period)  # for one at the top level
@@ -52,6 +62,7 @@ class Record:
         self.returns_to = State.RUNNING
         self.torn_down = False  # the old instance has had its pre_restart
         self.hasten: asyncio.Future[None] | None = None  # ends the backoff
+        self.escalated: list[tuple[Life, BaseException]] = []  # children and their errors, while this one starts
 
 
 class Lost:
@@ -233,6 +244,13 @@ class Recovery:
     def _escalate(self, life: Life, error: BaseException) -> None:
         """The parent fails with the same error, and its children stop with it; at the top this subtree stops."""
         parent = life.parent
+        if parent is not None and parent.state is State.STARTING and not self.is_between(parent):
+            logger.error("agent %r escalates %r to agent %r, once that has started", life.name, error, parent.name)
+            self._record(parent).escalated.append((life, error))
+            if not (parent.rules is not None and parent.rules.is_supervisor):
+                # Its start may wait for this one, and learns so that nothing will come.
+                self._loop.call_soon(self._lives.begin_stop, life, StopReason.ESCALATED)
+            return
         if parent is None or parent.state not in _ALIVE:
             logger.error("agent %r escalates %r, and nobody is above it; it is stopped", life.name, error)
             self._loop.call_soon(self._lives.begin_stop, life, StopReason.ESCALATED)
@@ -244,6 +262,19 @@ class Recovery:
             if parent.rules is not None:
                 parent.rules.lost = []
             self._loop.call_soon(self._lives.begin_stop, life, StopReason.ESCALATED)
+
+    def started(self, life: Life) -> None:
+        """An agent is up, and hears of the children that failed for good while it started."""
+        if life.record is None:
+            return
+        escalated, life.record.escalated = life.record.escalated, []
+        for child, error in escalated:
+            if life.state not in _ALIVE:
+                return  # whatever becomes of it ends its children too
+            if life.rules is None or not life.rules.is_supervisor:
+                self.fail(life, error)
+            elif child.state not in _ENDING:
+                self._escalate(child, error)
 
     async def _restart(self, failed: Life, group: Sequence[Life], error: BaseException | None) -> None:
         """Replace the instances of a group: the old ones end in reverse order of start, the new ones start in it.
@@ -330,6 +361,7 @@ class Recovery:
                 return
             logger.error("agent %r: its restart failed", life.name, exc_info=failure)
             await self._stop_children(life)
+            record.escalated.clear()
             life.cell.end_instance()
             if life.state in _ENDING:
                 return
@@ -380,13 +412,14 @@ class Recovery:
         if record.returns_to is State.DRAINING:
             life.move(State.DRAINING)
             life.cell.resume()
-            return
-        life.move(State.RUNNING)
-        # While the coordinator is left nobody resumes it any more, and its mail is to be handled.
-        if record.returns_to is State.SUSPENDED and not self._lives.is_closing:
-            life.move(State.SUSPENDED)
         else:
-            life.cell.resume()
+            life.move(State.RUNNING)
+            # While the coordinator is left nobody resumes it any more, and its mail is to be handled.
+            if record.returns_to is State.SUSPENDED and not self._lives.is_closing:
+                life.move(State.SUSPENDED)
+            else:
+                life.cell.resume()
+        self.started(life)
 
     async def _back_off(self, life: Life) -> None:
         """Wait before a restart as long as the backoff says; not when the agent or the coordinator is to end."""

@@ -12,12 +12,14 @@ from virtual_time import VirtualTimeLoop
 
 from pmesh import (
     Agent,
+    AgentStopped,
     Backoff,
     CoordinatorClosed,
     StartFailed,
     State,
     StopReason,
     SupervisionPolicy,
+    TooManyRestarts,
     handler,
 )
 
@@ -356,5 +358,113 @@ def test_an_agent_that_has_failed_for_good_starts_no_children(run: Run, mesh: Me
             with pytest.raises((StartFailed, CoordinatorClosed)):
                 await started
             assert bus.agents == ()
+
+    run(main)
+
+
+# Escalations to an agent that starts.
+
+
+@pytest.mark.parametrize("why", ["escalate", "too often"])
+def test_an_agent_hears_of_a_child_that_failed_for_good_while_it_started(run: Run, mesh: Mesh, why: str) -> None:
+    errors: list[BaseException | None] = []
+
+    class Parent(Worker):
+        async def on_start(self) -> None:
+            child = await self.context.spawn(
+                Worker, name="child", supervision=SupervisionPolicy(directives={Minor: "escalate"})
+            )
+            if not errors:
+                child.tell_many([Minor()] if why == "escalate" else [Boom()] * 6)
+                await asyncio.sleep(1.0)
+
+        async def pre_restart(self, error: BaseException | None) -> None:
+            errors.append(error)
+
+    async def main() -> None:
+        async with mesh() as bus:
+            parent = await bus.spawn(Parent, name="parent")
+            assert await parent.ask("up") == "up"
+            assert [type(error) for error in errors] == [Minor if why == "escalate" else TooManyRestarts]
+            assert bus.restarts(parent) == 1
+            assert bus.agents == ("parent", "child")
+            assert await bus.ask("child", "up") == "up"
+
+    run(main)
+
+
+def test_an_ask_of_a_child_that_failed_for_good_while_its_parent_started_ends_at_once(run: Run, mesh: Mesh) -> None:
+    class Parent(Worker):
+        async def on_start(self) -> None:
+            supervision = SupervisionPolicy(directives="escalate")
+            child = await self.context.spawn(Worker, name="child", supervision=supervision)
+            child.tell(Boom())
+            await child.ask("up")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        async with mesh() as bus:
+            with pytest.raises(AgentStopped):
+                await bus.spawn(Parent)
+            assert bus.agents == ()
+        assert loop.time() - begun < 0.1
+
+    run(main)
+
+
+def test_a_supervisor_hears_of_children_that_failed_for_good_while_it_started_others(run: Run, mesh: Mesh) -> None:
+    starts: list[str] = []
+
+    class Child(Worker):
+        def __init__(self, name: str, seconds: float) -> None:
+            self.name = name
+            self.seconds = seconds
+
+        async def on_start(self) -> None:
+            starts.append(self.name)
+            if self.name == "second" and starts.count("second") == 2:
+                self.context.coordinator.tell("first", Minor())
+            await asyncio.sleep(self.seconds)
+
+    async def main() -> None:
+        async with mesh() as bus:
+            shop = await bus.supervisor("shop", directives={Minor: "escalate"})
+            await shop.spawn(Child, "first", 0.0, name="first")
+            await shop.spawn(Child, "second", 1.0, name="second")
+            bus.tell("first", Minor())
+            await asyncio.sleep(10.0)
+            assert bus.restarts(shop.ref) == 2
+            assert starts == ["first", "second"] * 3
+            assert shop.children == ("first", "second")
+            assert await bus.ask("first", "up") == "up"
+
+    run(main)
+
+
+def test_a_supervisor_that_resumes_goes_on_without_those_that_failed_while_it_started(run: Run, mesh: Mesh) -> None:
+    first_time = True
+
+    class Child(Worker):
+        async def on_start(self) -> None:
+            if not first_time:
+                self.context.ref.tell(Minor())
+                await asyncio.sleep(1.0)
+
+    async def main() -> None:
+        nonlocal first_time
+        async with mesh() as bus:
+            resumes = SupervisionPolicy(directives={Minor: "resume"})
+            shop = await bus.supervisor("shop", directives={Minor: "escalate"}, supervision=resumes, intensity=1)
+            for name in ("one", "two", "three"):
+                await shop.spawn(Child, name=name)
+            await shop.spawn(Worker, name="four")
+            first_time = False
+            for _ in range(2):
+                bus.tell("four", Boom())
+            await asyncio.sleep(10.0)
+            assert bus.restarts(shop.ref) == 1
+            assert shop.children == ("four",)
+            assert bus.agents == ("shop", "four")
 
     run(main)

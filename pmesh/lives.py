@@ -604,14 +604,15 @@ class Lives:
 
     def fail_overflowed(self, cell: Cell, payload_type: str) -> None:
         life = cell.life
-        if life.state in (State.RUNNING, State.DRAINING, State.STARTING):
+        if life.state not in (State.STOPPING, State.STOPPED):
             logger.error(
                 "agent %r failed: its mailbox overflowed with %s, and its policy is STOP",
                 cell.name,
                 payload_type,
             )
             cell.close()
-            life.move(State.FAILED)
+            if life.state in (State.RUNNING, State.DRAINING, State.STARTING):
+                life.move(State.FAILED)
             self.begin_stop(life, StopReason.FAILED)
 
     def kill_cancelled(self, cell: Cell) -> None:

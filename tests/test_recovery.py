@@ -15,6 +15,8 @@ from pmesh import (
     AgentStopped,
     Backoff,
     CoordinatorClosed,
+    MailboxPolicy,
+    Overflow,
     StartFailed,
     State,
     StopReason,
@@ -466,5 +468,36 @@ def test_a_supervisor_that_resumes_goes_on_without_those_that_failed_while_it_st
             assert bus.restarts(shop.ref) == 1
             assert shop.children == ("four",)
             assert bus.agents == ("shop", "four")
+
+    run(main)
+
+
+# What an agent that handles nothing is sent.
+
+
+@pytest.mark.parametrize("state", [State.SUSPENDED, State.BACKOFF, State.STARTING])
+def test_a_mailbox_that_overflows_under_stop_ends_its_agent_in_whatever_state(
+    run: Run, mesh: Mesh, state: State
+) -> None:
+    class Hanging(Worker):
+        mailbox = MailboxPolicy(2, overflow=Overflow.STOP)
+
+        async def post_restart(self, error: BaseException | None) -> None:
+            if state is State.STARTING:
+                await asyncio.sleep(1000)
+
+    async def main() -> None:
+        async with mesh() as bus:
+            backoff = Backoff(100.0, 100.0) if state is State.BACKOFF else None
+            ref = await bus.spawn(Hanging, supervision=SupervisionPolicy(backoff=backoff))
+            if state is State.SUSPENDED:
+                bus.suspend(ref)
+            else:
+                ref.tell(Boom())
+                await asyncio.sleep(1.0)
+            assert bus.state(ref) is state
+            assert [ref.tell("waits") for _ in range(3)] == [True, True, False]
+            assert (await bus.watch(ref)).reason is StopReason.FAILED
+            assert (bus.stats().dead, bus.stats().rejected) == (2, 1)
 
     run(main)

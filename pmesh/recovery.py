@@ -290,7 +290,7 @@ class Recovery:
                     await self._tear_down(member, error, at_once=member is failed and error is not None)
             for member in group:
                 if not self._is_only_stopped(member, failed):
-                    await self._bring_up(member, error)
+                    await self._bring_up(member, error, backs_off=member is failed)
         except BaseException:
             # An exit that a hook asked for; should the loop go on, nobody would start what is left of the group.
             for member in group:
@@ -343,11 +343,12 @@ class Recovery:
         finally:
             limit.cancel()
 
-    async def _bring_up(self, life: Life, error: BaseException | None) -> None:
+    async def _bring_up(self, life: Life, error: BaseException | None, *, backs_off: bool) -> None:
         """Start a new instance, again and again while its start fails and restarts are left."""
         record = self._record(life)
         while life.state not in _ENDING:
-            await self._back_off(life)
+            if backs_off:
+                await self._back_off(life)
             if life.state in _ENDING:
                 return
             if life.state is not State.STARTING:
@@ -377,6 +378,7 @@ class Recovery:
             if not self._may_restart(life):
                 self._give_up(life, failure)
                 return
+            backs_off = True
             # A start may fail without suspending, and the loop has others to serve.
             await asyncio.sleep(0)
 
@@ -425,7 +427,7 @@ class Recovery:
         """Wait before a restart as long as the backoff says; not when the agent or the coordinator is to end."""
         backoff = self._backoff(life)
         record = self._record(life)
-        if backoff is None or life.state is not State.FAILED:
+        if backoff is None:
             return
         import random  # a tenth of what importing all of pmesh takes, and few ever need it
 
@@ -433,6 +435,8 @@ class Recovery:
         record.in_a_row += 1
         if self._lives.is_closing or record.returns_to is State.DRAINING:
             return
+        if life.state is State.STARTING:
+            life.move(State.FAILED)  # it was suspended, or stopped itself
         life.move(State.BACKOFF)
         record.hasten = self._loop.create_future()
         await asyncio.wait([record.hasten], timeout=seconds)

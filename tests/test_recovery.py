@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from virtual_time import VirtualTimeLoop
@@ -501,3 +501,66 @@ def test_a_mailbox_that_overflows_under_stop_ends_its_agent_in_whatever_state(
             assert (bus.stats().dead, bus.stats().rejected) == (2, 1)
 
     run(main)
+
+
+# Backoff of agents that did not fail in the course of their mail.
+
+
+def test_a_permanent_agent_that_stops_itself_backs_off_too(run: Run, mesh: Mesh) -> None:
+    states: list[State] = []
+
+    class Leaving(Worker):
+        starts: ClassVar[list[float]] = []
+
+        async def on_start(self) -> None:
+            self.starts.append(asyncio.get_running_loop().time())
+
+        @handler
+        async def leave(self, seconds: float) -> None:
+            self.context.stop()
+            await asyncio.sleep(seconds)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        policy = SupervisionPolicy("permanent", intensity=100, backoff=Backoff(1.0, 4.0, jitter=0.0))
+        async with mesh() as bus:
+            ref = await bus.spawn(Leaving, supervision=policy)
+            ref.tell_many([0.0, 0.0, 0.0, 0.5])
+            loop.call_later(2.5, lambda: states.append(bus.state(ref)))
+            await asyncio.sleep(60.0)
+            ref.tell(0.0)
+            await asyncio.sleep(60.0)
+        first, *others = Leaving.starts
+        assert [round(start - first, 1) for start in others] == [1.0, 3.0, 7.0, 11.5, 61.0]
+        assert states == [State.BACKOFF]
+
+    run(main)
+
+
+def test_an_agent_that_failed_while_it_was_suspended_backs_off_too(run: Run, mesh: Mesh) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        policy = SupervisionPolicy(backoff=Backoff(10.0, 10.0, jitter=0.0))
+        async with mesh() as bus:
+            ref = await bus.spawn(Later, supervision=policy)
+            ref.tell(1.0)
+            await asyncio.sleep(0.5)
+            bus.suspend(ref)
+            ref.tell("waits")
+            await asyncio.sleep(1.0)
+            assert bus.state(ref) is State.BACKOFF
+            await asyncio.sleep(10.0)
+            assert bus.state(ref) is State.SUSPENDED
+            bus.resume(ref)
+            assert await ref.ask("up") == "up"
+            assert loop.time() < 1012.0
+            assert (bus.stats().failed, bus.stats().handled) == (1, 2)
+
+    run(main)
+
+
+class Later(Worker):
+    @handler
+    async def fail_later(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        raise Boom

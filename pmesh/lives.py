@@ -32,6 +32,9 @@ logger = logging.getLogger("pmesh")
 # A handler that does not end within this time of being cancelled is written off, so that kill is bounded.
 KILL_GRACE_SECONDS = 5.0
 
+# Ends for which handlers are cancelled.
+_AT_ONCE = (StopReason.KILLED, StopReason.DRAIN_TIMEOUT)
+
 
 @dataclass(frozen=True, slots=True)
 class Terminated:
@@ -152,6 +155,7 @@ class Lives:
         self.lock = threading.Lock()  # whoever sums up, in any thread, sees a stopping agent once
         self.drain_timeout = drain_timeout
         self.recovery: Recovery
+        self._forced: set[Life] = set()  # those that end, and whose handlers have been cancelled for that
         self._end_by: float | None = None  # when all must have ended, on the loop's clock
         self._loop: asyncio.AbstractEventLoop
         self._dispatcher: Dispatcher
@@ -195,7 +199,9 @@ class Lives:
             # There is no time left to wait for one after the other.
             self.begin_kill_all(reason)
         for life in reversed(list(self.by_name.values())):
-            await self.stop(life, reason)
+            if life not in self._forced:
+                self.begin_stop(life, reason)
+            await self.until_ended(life)
 
     def hurry(self) -> None:
         """Hooks, too, have only so long from now on as a cancelled handler has."""
@@ -204,7 +210,8 @@ class Lives:
 
     def begin_kill_all(self, reason: StopReason = StopReason.KILLED) -> None:
         for life in reversed(list(self.by_name.values())):
-            self.begin_stop(life, reason)
+            if life not in self._forced:
+                self._begin_stop(life, reason)
 
     @property
     def is_closing(self) -> bool:
@@ -353,14 +360,18 @@ class Lives:
         )
 
     def begin_stop(self, life: Life, reason: StopReason, *, run_on_stop: bool = True) -> None:
-        """Close the mailbox and start the end; a kill hastens an end that has begun."""
+        """Close the mailbox and start the end; a kill hastens an end that has begun, and those of all below."""
+        if life.state is State.STOPPING and reason in _AT_ONCE:
+            for below in _all_below(life):
+                self._begin_stop(below, reason)
+        self._begin_stop(life, reason, run_on_stop)
+
+    def _begin_stop(self, life: Life, reason: StopReason, run_on_stop: bool = True) -> None:
         if life.state is State.STOPPED:
             return
         life.cell.close()
         if life.state is State.STOPPING:
-            if reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT):
-                for child in reversed(list((life.children or {}).values())):
-                    self.begin_stop(child, reason)
+            if reason in _AT_ONCE:
                 self._force(life)
             return
         if life.stopper is not None:
@@ -401,18 +412,25 @@ class Lives:
         """
         cell = life.cell
         try:
+            if reason in _AT_ONCE and life not in self._forced:
+                # Those below end one after the other, and none of their handlers goes on until it is their turn.
+                for each in (*_all_below(life), life):
+                    if each not in self._forced:
+                        each.cell.close()
+                        self._force(each)
             if life.starting is not None:
                 if not life.starting.done():
                     self._loop.call_later(KILL_GRACE_SECONDS, self._write_off, life)
                 await asyncio.shield(life.starting)
             for child in reversed(list((life.children or {}).values())):
                 if reason is not StopReason.DRAINED:
-                    self.begin_stop(child, reason)
+                    if child.state is not State.STOPPING or child not in self._forced:
+                        self.begin_stop(child, reason)
                     await self.until_ended(child)
                 elif not await self._drain_child(child, give_up):
                     reason = StopReason.DRAIN_TIMEOUT
             cell.discard()
-            if reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT):
+            if reason in _AT_ONCE and life not in self._forced:
                 self._force(life)
             if not await self._quiet(life, self._seconds_left() if reason is StopReason.SHUTDOWN else None):
                 self._force(life)
@@ -482,6 +500,7 @@ class Lives:
 
     def _force(self, life: Life) -> None:
         """Dead-letter what waits and cancel what runs; what outlives that is written off, so that it ends."""
+        self._forced.add(life)
         life.cell.discard()
         if life.cell.cancel_handlers():
             self._loop.call_later(KILL_GRACE_SECONDS, self._write_off, life)
@@ -505,6 +524,7 @@ class Lives:
             cell.cancel_handlers()
             cell.abandon_handlers()
         life.reason = reason
+        self._forced.discard(life)
         cell.end_slots()
         with self.lock:
             self.by_name.pop(life.name, None)
@@ -620,6 +640,14 @@ class Lives:
             if not self._dispatcher.closing:
                 logger.warning("agent %r: its task was cancelled from outside, which kills the agent", cell.name)
             self.begin_stop(cell.life, StopReason.KILLED)
+
+
+def _all_below(life: Life) -> list[Life]:
+    """Children and theirs, newest first; not by recursion, since they may stand a thousand deep."""
+    found = [life]
+    for each in found:
+        found.extend((each.children or {}).values())
+    return found[:0:-1]
 
 
 def _add_times(total: Meter, part: Meter) -> None:

@@ -352,7 +352,11 @@ class Agent:
         """Called before the first message; when it raises, so does `spawn`."""
 
     async def on_stop(self, reason: StopReason) -> None:
-        """Called after the last message; what it raises is logged."""
+        """Called after the last message; what it raises is logged.
+
+        It may take as long as the coordinator's `drain_timeout`; then it is cancelled, and five seconds later written
+        off. The same holds for `pre_restart`.
+        """
 
     async def pre_restart(self, error: BaseException | None) -> None:
         """Called on an instance that is to be replaced because `error` was raised; by default `on_stop`.

@@ -49,6 +49,7 @@ from pmesh.errors import (
     InvalidArgument,
     InvalidType,
     NameInUse,
+    StartFailed,
     UnknownAgent,
     UsedAfterFork,
     WrongLoop,
@@ -329,7 +330,7 @@ class Coordinator:
 
         Raises:
             NameInUse: An agent of that name is alive.
-            StartFailed: The agent was stopped while it started.
+            StartFailed: The agent was stopped while it started, or is to start below one that is being restarted.
             Exception: Whatever the factory or `on_start` raises; the name is free again then.
 
         Cancel safety: a cancelled call has started nothing; `on_start` is cancelled with it.
@@ -406,6 +407,12 @@ class Coordinator:
             raise CoordinatorClosed(f"coordinator {self.name!r} is closing and starts no agents")
         if elder is not None and elder.state in (State.STOPPING, State.STOPPED):
             raise CoordinatorClosed(f"agent {elder.name!r} is {elder.state.value} and starts no children")
+        if elder is not None and self._recovery.is_between(elder):
+            raise StartFailed(
+                f"agent {elder.name!r} is being restarted, and starts no children until its next instance does"
+                if self._lives.restarter_of(elder) is not None
+                else f"agent {elder.name!r} has failed, and starts no children"
+            )
         kind = self._kinds.get(factory) if isinstance(factory, type) else None
         if kind is None:
             kind = self._kind_of(factory, args, kwargs)
@@ -451,6 +458,7 @@ class Coordinator:
             raise self._lives.start_failed(life)
         life.move(State.RUNNING)
         cell.resume()
+        self._recovery.started(life)
         return cell.ref
 
     def _renew(self, life: Life) -> None:

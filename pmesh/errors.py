@@ -96,7 +96,7 @@ class HandlerCancelled(PmeshError):
 
 
 class StartFailed(PmeshError):
-    """An agent could not be started because it was stopped while it started."""
+    """An agent could not be started: it was stopped meanwhile, or the one above it is being restarted."""
 
 
 class TooManyRestarts(PmeshError):

@@ -32,6 +32,9 @@ logger = logging.getLogger("pmesh")
 # A handler that does not end within this time of being cancelled is written off, so that kill is bounded.
 KILL_GRACE_SECONDS = 5.0
 
+# Ends for which handlers are cancelled.
+_AT_ONCE = (StopReason.KILLED, StopReason.DRAIN_TIMEOUT)
+
 
 @dataclass(frozen=True, slots=True)
 class Terminated:
@@ -153,6 +156,7 @@ class Lives:
         self.drain_timeout = drain_timeout
         self.recovery: Recovery
         self.on_end: Callable[[Life], None] | None = None  # told of each agent that has stopped
+        self._forced: set[Life] = set()  # those that end, and whose handlers have been cancelled for that
         self._end_by: float | None = None  # when all must have ended, on the loop's clock
         self._loop: asyncio.AbstractEventLoop
         self._dispatcher: Dispatcher
@@ -196,7 +200,9 @@ class Lives:
             # There is no time left to wait for one after the other.
             self.begin_kill_all(reason)
         for life in reversed(list(self.by_name.values())):
-            await self.stop(life, reason)
+            if life not in self._forced:
+                self.begin_stop(life, reason)
+            await self.until_ended(life)
 
     def hurry(self) -> None:
         """Hooks, too, have only so long from now on as a cancelled handler has."""
@@ -205,7 +211,8 @@ class Lives:
 
     def begin_kill_all(self, reason: StopReason = StopReason.KILLED) -> None:
         for life in reversed(list(self.by_name.values())):
-            self.begin_stop(life, reason)
+            if life not in self._forced:
+                self._begin_stop(life, reason)
 
     @property
     def is_closing(self) -> bool:
@@ -219,6 +226,12 @@ class Lives:
         if self._end_by is None:
             return self.drain_timeout
         return max(0.0, min(self.drain_timeout, self._end_by - self._loop.time()))
+
+    def _grace_left(self) -> float:
+        """How long what is cancelled is waited for; when all must have ended, there is one grace for all."""
+        if self._end_by is None:
+            return KILL_GRACE_SECONDS
+        return max(0.0, min(KILL_GRACE_SECONDS, self._end_by + KILL_GRACE_SECONDS - self._loop.time()))
 
     async def run_on_start(self, life: Life, agent: Agent) -> None:
         """Run `on_start` in the agent's own Task; leaves the agent STARTING or DRAINING, or raises once it ended."""
@@ -348,14 +361,18 @@ class Lives:
         )
 
     def begin_stop(self, life: Life, reason: StopReason, *, run_on_stop: bool = True) -> None:
-        """Close the mailbox and start the end; a kill hastens an end that has begun."""
+        """Close the mailbox and start the end; a kill hastens an end that has begun, and those of all below."""
+        if life.state is State.STOPPING and reason in _AT_ONCE:
+            for below in _all_below(life):
+                self._begin_stop(below, reason)
+        self._begin_stop(life, reason, run_on_stop)
+
+    def _begin_stop(self, life: Life, reason: StopReason, run_on_stop: bool = True) -> None:
         if life.state is State.STOPPED:
             return
         life.cell.close()
         if life.state is State.STOPPING:
-            if reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT):
-                for child in reversed(list((life.children or {}).values())):
-                    self.begin_stop(child, reason)
+            if reason in _AT_ONCE:
                 self._force(life)
             return
         if life.stopper is not None:
@@ -396,18 +413,25 @@ class Lives:
         """
         cell = life.cell
         try:
+            if reason in _AT_ONCE and life not in self._forced:
+                # Those below end one after the other, and none of their handlers goes on until it is their turn.
+                for each in (*_all_below(life), life):
+                    if each not in self._forced:
+                        each.cell.close()
+                        self._force(each)
             if life.starting is not None:
                 if not life.starting.done():
                     self._loop.call_later(KILL_GRACE_SECONDS, self._write_off, life)
                 await asyncio.shield(life.starting)
             for child in reversed(list((life.children or {}).values())):
                 if reason is not StopReason.DRAINED:
-                    self.begin_stop(child, reason)
+                    if child.state is not State.STOPPING or child not in self._forced:
+                        self.begin_stop(child, reason)
                     await self.until_ended(child)
                 elif not await self._drain_child(child, give_up):
                     reason = StopReason.DRAIN_TIMEOUT
             cell.discard()
-            if reason in (StopReason.KILLED, StopReason.DRAIN_TIMEOUT):
+            if reason in _AT_ONCE and life not in self._forced:
                 self._force(life)
             if not await self._quiet(life, self._seconds_left() if reason is StopReason.SHUTDOWN else None):
                 self._force(life)
@@ -420,20 +444,36 @@ class Lives:
     async def run_bounded(self, life: Life, name: str, hook: Callable[..., object], *args: object) -> None:
         """Run a hook of an instance that ends, bounded in time; whatever it raises is logged.
 
+        One that takes too long is cancelled, and waited for until it has heeded that or is written off.
+
         Cancel safety: a cancelled call cancels the hook, and lets the cancellation through.
         """
         seconds = self._seconds_left()
+        is_late = False
+
+        def cut_short() -> None:
+            nonlocal is_late, limit
+            is_late = True
+            life.cell.cancel_handlers()
+            limit = self._loop.call_later(self._grace_left(), self._write_off, life)
+
+        limit = self._loop.call_later(seconds, cut_short)
         try:
-            async with asyncio.timeout(seconds):
-                await self.run_hook(life, hook, *args)
-        except TimeoutError as error:
-            logger.error("agent %r: %s did not end within %g s", life.name, name, seconds, exc_info=error)
+            await self.run_hook(life, hook, *args)
         except asyncio.CancelledError:
-            logger.error("agent %r: %s failed: it was cancelled", life.name, name)
+            if not is_late:
+                logger.error("agent %r: %s failed: it was cancelled", life.name, name)
             if self.is_cancelled():
                 raise
-        except Exception:
-            logger.exception("agent %r: %s failed", life.name, name)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            if not is_late:
+                logger.exception("agent %r: %s failed", life.name, name)
+        finally:
+            limit.cancel()
+            if is_late:
+                logger.error("agent %r: %s did not end within %g s", life.name, name, seconds)
 
     def is_cancelled(self) -> bool:
         """Whether the task that asks is being cancelled, and not only something that it waited for."""
@@ -461,6 +501,7 @@ class Lives:
 
     def _force(self, life: Life) -> None:
         """Dead-letter what waits and cancel what runs; what outlives that is written off, so that it ends."""
+        self._forced.add(life)
         life.cell.discard()
         if life.cell.cancel_handlers():
             self._loop.call_later(KILL_GRACE_SECONDS, self._write_off, life)
@@ -484,6 +525,7 @@ class Lives:
             cell.cancel_handlers()
             cell.abandon_handlers()
         life.reason = reason
+        self._forced.discard(life)
         cell.end_slots()
         with self.lock:
             self.by_name.pop(life.name, None)
@@ -585,14 +627,15 @@ class Lives:
 
     def fail_overflowed(self, cell: Cell, payload_type: str) -> None:
         life = cell.life
-        if life.state in (State.RUNNING, State.DRAINING, State.STARTING):
+        if life.state not in (State.STOPPING, State.STOPPED):
             logger.error(
                 "agent %r failed: its mailbox overflowed with %s, and its policy is STOP",
                 cell.name,
                 payload_type,
             )
             cell.close()
-            life.move(State.FAILED)
+            if life.state in (State.RUNNING, State.DRAINING, State.STARTING):
+                life.move(State.FAILED)
             self.begin_stop(life, StopReason.FAILED)
 
     def kill_cancelled(self, cell: Cell) -> None:
@@ -600,6 +643,14 @@ class Lives:
             if not self._dispatcher.closing:
                 logger.warning("agent %r: its task was cancelled from outside, which kills the agent", cell.name)
             self.begin_stop(cell.life, StopReason.KILLED)
+
+
+def _all_below(life: Life) -> list[Life]:
+    """Children and theirs, newest first; not by recursion, since they may stand a thousand deep."""
+    found = [life]
+    for each in found:
+        found.extend((each.children or {}).values())
+    return found[:0:-1]
 
 
 def _add_times(total: Meter, part: Meter) -> None:

@@ -35,12 +35,23 @@ logger = logging.getLogger("pmesh")
 # An agent in one of these takes mail, and a failure of its handlers is its own.
 _ALIVE = (State.RUNNING, State.SUSPENDED, State.DRAINING)
 _ENDING = (State.STOPPING, State.STOPPED)
+_BETWEEN = (State.FAILED, State.BACKOFF, State.STARTING)
 
 
 class Record:
     """What is kept of an agent that has failed before."""
 
-    __slots__ = ("hasten", "in_a_row", "restarter", "restarts", "returns_to", "torn_down", "up_since", "window")
+    __slots__ = (
+        "escalated",
+        "hasten",
+        "in_a_row",
+        "restarter",
+        "restarts",
+        "returns_to",
+        "torn_down",
+        "up_since",
+        "window",
+    )
 
     def __init__(self, policy: SupervisionPolicy) -> None:
         self.window = RestartWindow(policy.intensity, policy.period)  # for one at the top level
@@ -51,6 +62,7 @@ class Record:
         self.returns_to = State.RUNNING
         self.torn_down = False  # the old instance has had its pre_restart
         self.hasten: asyncio.Future[None] | None = None  # ends the backoff
+        self.escalated: list[tuple[Life, BaseException]] = []  # children and their errors, while this one starts
 
 
 class Lost:
@@ -66,6 +78,8 @@ class Lost:
 
 def lost_children(life: Life) -> list[Lost]:
     """The children that a supervisor starts again when it is restarted, in order of start."""
+    if life.rules is not None and life.rules.lost:
+        return life.rules.lost  # it is being restarted already, and has stopped them
     children = (life.children or {}).values()
     return [
         Lost(child)
@@ -147,6 +161,12 @@ class Recovery:
             siblings = siblings[siblings.index(life) :]
         return [other for other in siblings if other is life or other.state in (State.RUNNING, State.SUSPENDED)]
 
+    def is_between(self, life: Life) -> bool:
+        """Whether an agent has failed, or is being restarted, and its next instance has not begun to start."""
+        if life.state is not State.STARTING:
+            return life.state in (State.FAILED, State.BACKOFF)
+        return life.record is not None and life.record.restarter is not None and not life.record.torn_down
+
     # What happens.
 
     def fail(self, life: Life, error: BaseException) -> Directive | None:
@@ -200,7 +220,7 @@ class Recovery:
                 member.move(State.STARTING)
         task = self._loop.create_task(self._restart(life, group, error), name=f"pmesh-restart-{life.name}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._restart_over)
         for member in group:
             if not self._is_only_stopped(member, life):
                 self._record(member).restarter = task
@@ -224,6 +244,13 @@ class Recovery:
     def _escalate(self, life: Life, error: BaseException) -> None:
         """The parent fails with the same error, and its children stop with it; at the top this subtree stops."""
         parent = life.parent
+        if parent is not None and parent.state is State.STARTING and not self.is_between(parent):
+            logger.error("agent %r escalates %r to agent %r, once that has started", life.name, error, parent.name)
+            self._record(parent).escalated.append((life, error))
+            if not (parent.rules is not None and parent.rules.is_supervisor):
+                # Its start may wait for this one, and learns so that nothing will come.
+                self._loop.call_soon(self._lives.begin_stop, life, StopReason.ESCALATED)
+            return
         if parent is None or parent.state not in _ALIVE:
             logger.error("agent %r escalates %r, and nobody is above it; it is stopped", life.name, error)
             self._loop.call_soon(self._lives.begin_stop, life, StopReason.ESCALATED)
@@ -232,7 +259,22 @@ class Recovery:
         if parent.rules is not None and parent.rules.is_supervisor:
             parent.rules.lost = lost_children(parent)
         if self.fail(parent, error) is Directive.RESUME:
+            if parent.rules is not None:
+                parent.rules.lost = []
             self._loop.call_soon(self._lives.begin_stop, life, StopReason.ESCALATED)
+
+    def started(self, life: Life) -> None:
+        """An agent is up, and hears of the children that failed for good while it started."""
+        if life.record is None:
+            return
+        escalated, life.record.escalated = life.record.escalated, []
+        for child, error in escalated:
+            if life.state not in _ALIVE:
+                return  # whatever becomes of it ends its children too
+            if life.rules is None or not life.rules.is_supervisor:
+                self.fail(life, error)
+            elif child.state not in _ENDING:
+                self._escalate(child, error)
 
     async def _restart(self, failed: Life, group: Sequence[Life], error: BaseException | None) -> None:
         """Replace the instances of a group: the old ones end in reverse order of start, the new ones start in it.
@@ -248,18 +290,31 @@ class Recovery:
                     await self._tear_down(member, error, at_once=member is failed and error is not None)
             for member in group:
                 if not self._is_only_stopped(member, failed):
-                    await self._bring_up(member, error)
+                    await self._bring_up(member, error, backs_off=member is failed)
+        except BaseException:
+            # An exit that a hook asked for; should the loop go on, nobody would start what is left of the group.
+            for member in group:
+                if member.state in _BETWEEN:
+                    self._lives.begin_stop(member, StopReason.FAILED)
+            raise
         finally:
             for member in group:
                 # One that failed again meanwhile has a restart of its own.
                 if member.record is not None and member.record.restarter is asyncio.current_task():
                     member.record.restarter = None
 
+    def _restart_over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # An exit has been raised out of the loop.
+        if error is not None and not isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self._loop.call_exception_handler({"message": "pmesh: a restart failed", "exception": error, "task": task})
+
     async def _tear_down(self, life: Life, error: BaseException | None, *, at_once: bool) -> None:
         """End the old instance: its children, the handlers that still run, its hook, what it set up."""
         lives, cell, record = self._lives, life.cell, self._record(life)
         if life.rules is not None:
-            if life.rules.is_supervisor and not life.rules.lost:
+            if life.rules.is_supervisor:
                 life.rules.lost = lost_children(life)
             life.rules.window.clear()
         await self._stop_children(life)
@@ -270,9 +325,9 @@ class Recovery:
             await lives.cut_short(life)
         if life.state in _ENDING:
             return
-        record.torn_down = True
         if cell.agent is not None:
             await lives.run_bounded(life, "pre_restart", cell.agent.pre_restart, error)
+        record.torn_down = True
         cell.end_instance()
 
     async def _stop_children(self, life: Life) -> None:
@@ -288,11 +343,12 @@ class Recovery:
         finally:
             limit.cancel()
 
-    async def _bring_up(self, life: Life, error: BaseException | None) -> None:
+    async def _bring_up(self, life: Life, error: BaseException | None, *, backs_off: bool) -> None:
         """Start a new instance, again and again while its start fails and restarts are left."""
         record = self._record(life)
         while life.state not in _ENDING:
-            await self._back_off(life)
+            if backs_off:
+                await self._back_off(life)
             if life.state in _ENDING:
                 return
             if life.state is not State.STARTING:
@@ -306,6 +362,7 @@ class Recovery:
                 return
             logger.error("agent %r: its restart failed", life.name, exc_info=failure)
             await self._stop_children(life)
+            record.escalated.clear()
             life.cell.end_instance()
             if life.state in _ENDING:
                 return
@@ -321,6 +378,7 @@ class Recovery:
             if not self._may_restart(life):
                 self._give_up(life, failure)
                 return
+            backs_off = True
             # A start may fail without suspending, and the loop has others to serve.
             await asyncio.sleep(0)
 
@@ -343,7 +401,9 @@ class Recovery:
             if lives.is_cancelled():
                 raise
             return cancelled  # that of its own Task
-        except Exception as failure:  # noqa: BLE001 - counted and logged by the caller
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as failure:  # noqa: BLE001 - counted and logged by the caller
             return failure
         return None
 
@@ -354,19 +414,20 @@ class Recovery:
         if record.returns_to is State.DRAINING:
             life.move(State.DRAINING)
             life.cell.resume()
-            return
-        life.move(State.RUNNING)
-        # While the coordinator is left nobody resumes it any more, and its mail is to be handled.
-        if record.returns_to is State.SUSPENDED and not self._lives.is_closing:
-            life.move(State.SUSPENDED)
         else:
-            life.cell.resume()
+            life.move(State.RUNNING)
+            # While the coordinator is left nobody resumes it any more, and its mail is to be handled.
+            if record.returns_to is State.SUSPENDED and not self._lives.is_closing:
+                life.move(State.SUSPENDED)
+            else:
+                life.cell.resume()
+        self.started(life)
 
     async def _back_off(self, life: Life) -> None:
         """Wait before a restart as long as the backoff says; not when the agent or the coordinator is to end."""
         backoff = self._backoff(life)
         record = self._record(life)
-        if backoff is None or life.state is not State.FAILED:
+        if backoff is None:
             return
         import random  # a tenth of what importing all of pmesh takes, and few ever need it
 
@@ -374,6 +435,8 @@ class Recovery:
         record.in_a_row += 1
         if self._lives.is_closing or record.returns_to is State.DRAINING:
             return
+        if life.state is State.STARTING:
+            life.move(State.FAILED)  # it was suspended, or stopped itself
         life.move(State.BACKOFF)
         record.hasten = self._loop.create_future()
         await asyncio.wait([record.hasten], timeout=seconds)

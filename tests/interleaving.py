@@ -79,7 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
         description="Explore the interleavings of a foreign thread with the event loop in a model of pmesh's core.",
         epilog="With --preemptions all, an interleaving ends at a state that was seen before.",
     )
-    parser.add_argument("--preemptions", default="2", metavar="N", help="at most so many in a schedule, or all (2)")
+    parser.add_argument(
+        "--preemptions", default="2", metavar="N", help="at most so many in a schedule, or all (default: 2)"
+    )
     parser.add_argument("--scenario", default="", metavar="WORDS", help="only scenarios whose names have these words")
     parser.add_argument("--faults", action="store_true", help="plant each fault and say how soon it is found")
     parser.add_argument("--replay", metavar="SCHEDULE", help="follow one schedule of one scenario, step by step")

@@ -32,6 +32,7 @@ import gc
 import inspect
 import sys
 import types
+import warnings
 
 from pmesh.errors import (
     AgentStopped,

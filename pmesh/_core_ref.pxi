@@ -61,6 +61,12 @@ cdef enum:
     CALL_OVER = 4
 
 
+cdef int warn_never_awaited(str call, Cell cell) except -1:
+    """As of a coroutine: whoever forgot the `await` has sent nothing, and would not see it anywhere."""
+    warnings.warn(f"{call}() to agent {cell.name!r} was never awaited, and has sent nothing", RuntimeWarning)
+    return 0
+
+
 @cython.final
 @cython.freelist(128)
 cdef class Send:
@@ -72,6 +78,10 @@ cdef class Send:
     cdef object timeout
     cdef uint8_t state
     cdef bint exempt
+
+    def __dealloc__(self):
+        if self.state == CALL_NEW and self.cell is not None:
+            warn_never_awaited("send", self.cell)
 
     def __init__(self):
         raise InvalidType("Send is made by AgentRef.send(); it cannot be constructed")
@@ -213,6 +223,7 @@ cdef class Send:
     cdef object advance(self):
         """What to wait on next; None when the message was delivered."""
         if self.state == CALL_NEW:
+            self.state = CALL_OVER
             return self.begin()
         if self.state == CALL_OVER:
             raise RuntimeError("cannot reuse already awaited send()")
@@ -258,6 +269,10 @@ cdef class Ask:
     cdef uint8_t state
 
     __class_getitem__ = classmethod(types.GenericAlias)
+
+    def __dealloc__(self):
+        if self.state == CALL_NEW and self.cell is not None:
+            warn_never_awaited("ask", self.cell)
 
     def __init__(self):
         raise InvalidType("Ask is made by AgentRef.ask(); it cannot be constructed")
@@ -371,6 +386,7 @@ cdef PyObject *ask_next(PyObject *self) except? NULL:
     cdef Ask call = <Ask>self
     cdef object result
     if call.state == CALL_NEW:
+        call.state = CALL_OVER
         result = call.begin()
         Py_INCREF(result)
         return <PyObject *>result

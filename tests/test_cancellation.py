@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from pmesh import (
     AskTimeout,
     Coordinator,
     HandlerCancelled,
+    InvalidArgument,
     MailboxFull,
     MailboxPolicy,
     StopReason,
@@ -819,3 +823,48 @@ def test_teardown_of_a_loop_that_was_cancelled_while_leaving_is_bounded(loop_kin
 
     with asyncio.Runner(loop_factory=lambda: make_loop(loop_kind)) as runner:
         runner.run(main())
+
+
+# A call that nobody awaits.
+
+
+@pytest.mark.parametrize("call", ["ask", "send"])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_call_that_is_never_awaited_warns_and_names_the_agent(run: Any, mesh: Any, call: str, by_name: bool) -> None:
+    async def main() -> None:
+        async with mesh() as bus:
+            ref = await bus.spawn(lambda payload: payload, name="forgotten")
+            begin = functools.partial(getattr(bus, call), "forgotten") if by_name else getattr(ref, call)
+            with pytest.warns(RuntimeWarning, match=rf"{call}\(\) to agent 'forgotten' was never awaited") as caught:
+                begin(1)
+            assert [Path(warning.filename) for warning in caught] == [Path(__file__)]
+            assert bus.stats().sent == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("call", ["ask", "send"])
+def test_a_call_that_was_awaited_closed_cancelled_or_refused_does_not_warn(run: Any, mesh: Any, call: str) -> None:
+    async def main() -> None:
+        async with mesh() as bus:
+            ref = await bus.spawn(lambda payload: payload)
+            begin = getattr(ref, call)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                await begin(1)
+                begin(2).close()
+                await asyncio.wait_for(begin(3), timeout=1.0)
+                task = asyncio.create_task(begin(4))
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                with pytest.raises(InvalidArgument):
+                    await begin(5, timeout=-1)
+                await bus.stop(ref)
+                with pytest.raises(AgentStopped):
+                    await begin(6)
+                del begin, task
+                gc.collect()
+            assert caught == []
+
+    run(main)

@@ -64,7 +64,9 @@ def load(path: Path) -> dict[str, Any] | None:
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # also of text that is no UTF-8
         raise ValueError(f"{path.name} is no JSON: {error}; {ANEW}") from None
     for table, figures in JUDGED.items():
         if not isinstance(document, dict) or not isinstance(document.get(table), dict):

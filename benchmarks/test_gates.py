@@ -412,6 +412,7 @@ def test_a_baseline_is_read_as_it_was_written(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("{", "is no JSON"),
+        pytest.param("[" * 100_000, "is no JSON", id="brackets without an end"),
         ("[]", "no table 'rates'"),
         ("{}", "no table"),
         ('{"rates": {"a": []}, "latencies": {}}', "against_reference of 'a' in rates is None"),
@@ -425,6 +426,17 @@ def test_a_baseline_that_is_none_is_refused(tmp_path: Path, text: str, expected:
     path = tmp_path / "class.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=expected):
+        baselines.load(path)
+
+
+def test_a_baseline_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "class.json"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"class\.json is no JSON: .*utf-8.*--update-baseline"):
+        baselines.load(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"class\.json cannot be read: Is a directory"):
         baselines.load(path)
 
 

@@ -216,4 +216,5 @@ def _number(name: str, value: object, unit: str, least: float = 0.0, most: float
     if not (value > 0 and least <= value <= most):
         # An int may be too long to be shown.
         told = f"{value:g}" if isinstance(value, float) or abs(value) < 10**15 else "an int of many digits"
-        raise InvalidArgument(f"{name} is {told}; it must be a positive number of {unit}, at most {most:,.0f}")
+        allowed = f"{unit} from {least:g} to" if least else f"a positive number of {unit}, at most"
+        raise InvalidArgument(f"{name} is {told}; it must be {allowed} {most:,.0f}")

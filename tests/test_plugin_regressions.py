@@ -185,6 +185,27 @@ def test_a_damaged_baseline_fails(runs: Runs, damage: object) -> None:
     result.stdout.fnmatch_lines(["CANNOT JUDGE test_it.py::test_it?a?: *0001_base.json has no p99 of this test: *"])
 
 
+@pytest.mark.parametrize("pattern", ["", "=*"])
+def test_a_newest_baseline_that_cannot_be_read_fails_and_is_named(runs: Runs, pattern: str) -> None:
+    runs.save(a=1_000)
+    runs.save(a=1_000)
+    [path] = runs.project.path.glob(".benchmarks/*/0002_base.json")
+    path.write_text(path.read_text(encoding="utf-8")[:100], encoding="utf-8")  # as a full disk leaves it
+    result = runs.compare("--pmesh-p99-fail=10%", "-W", "default", a=1_000, against=f"--benchmark-compare{pattern}")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["CANNOT JUDGE: 0002_base.json cannot be read: *", "pmesh: *: FAILED"])
+
+
+def test_an_older_run_that_cannot_be_read_and_is_not_asked_for_fails_nothing(runs: Runs) -> None:
+    runs.save(a=1_000)
+    runs.save(a=1_000)
+    [path] = runs.project.path.glob(".benchmarks/*/0001_base.json")
+    path.write_text("", encoding="utf-8")
+    result = runs.compare("--pmesh-p99-fail=10%", "-W", "default", a=1_000)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["ok test_it.py::*0002_base.json)", "pmesh: *: kept"])
+
+
 def test_no_baseline_fails(runs: Runs) -> None:
     result = runs.compare("--pmesh-p99-fail=10%", "-W", "ignore:Can't compare", a=1_000)
     assert result.ret == 1

@@ -156,6 +156,23 @@ def test_a_baseline_maps_ids_of_tests_to_what_was_saved(project: Project) -> Non
     result.stdout.fnmatch_lines(["*path 0001_base.json {'test_it.py::test_it': True}"])
 
 
+def test_pytest_benchmark_finds_saved_runs_by_the_globs_that_it_compares_with(project: Project) -> None:
+    project.write("def test_it(latency_benchmark): latency_benchmark(len, ())")
+    project.run("--benchmark-save=base")
+    project.run("--benchmark-save=base")
+    project.conftest("""
+    def pytest_sessionfinish(session):
+        benchmarks = session.config.pluginmanager.get_plugin("pytest-benchmark")
+        both = ["0001_base.json", "0002_base.json"]
+        for asked, expected in (("[0-9][0-9][0-9][0-9]_", both), ("*", both), ("0002", both[1:])):
+            assert [path.name for path in benchmarks.storage.query(asked)] == expected
+        [compared] = benchmarks.compared_mapping
+        assert compared.parts[-2:] == benchmarks.storage.query("0002")[0].parts[-2:]
+        print("as expected")
+    """)
+    project.run("-s", "--benchmark-compare").stdout.fnmatch_lines(["*as expected"])
+
+
 def test_pytest_benchmark_has_the_options_that_say_what_it_does(pytestconfig: pytest.Config) -> None:
     for name in ("compare", "disable", "enable", "quiet", "verbose"):
         assert hasattr(pytestconfig.option, f"benchmark_{name}"), name

@@ -17,8 +17,8 @@ from pmesh.gates.summary import show_comparison, show_latencies
 
 __all__ = ["Gates", "why_disabled"]
 
-# Under which pytest-benchmark registers its session. That, the attribute `compared_mapping` of it, and `disabled` and
-# `has_error` of its fixture are all that the gates use of pytest-benchmark beyond what it documents.
+# Under which pytest-benchmark registers its session. That, the attributes `compared_mapping` and `storage.query` of it,
+# and `disabled` and `has_error` of its fixture are all that the gates use of pytest-benchmark beyond what it documents.
 BENCHMARK_SESSION = "pytest-benchmark"
 
 
@@ -55,6 +55,7 @@ class Gates:
         self._promises: dict[str, Promise] = {}
         self._refused: dict[str, str] = {}
         self._results: dict[str, Result] = {}
+        self._unread: list[str] = []
         self._comparison: Comparison | None = None
 
     def expect(self, nodeid: str, promise: Promise) -> None:
@@ -114,12 +115,26 @@ class Gates:
             if isinstance(saved, Mapping):
                 benchmark["stats"].update(seconds_of(saved))
 
+    @pytest.hookimpl(trylast=True)  # after pytest-benchmark has loaded what is to be compared with
+    def pytest_sessionstart(self) -> None:
+        if not self._margins:
+            return
+        benchmarks: Any = self._config.pluginmanager.get_plugin(BENCHMARK_SESSION)
+        asked = self._config.getoption("benchmark_compare")
+        # pytest-benchmark goes on without a file that it cannot read.
+        query = getattr(benchmarks.storage, "query", None)
+        if query is None:  # not kept in files
+            return
+        wanted = query("[0-9][0-9][0-9][0-9]_")[-1:] if asked is True else query(asked)
+        loaded = {path.parts[-2:] for path in benchmarks.compared_mapping}
+        self._unread = [file.name for file in wanted if file.parts[-2:] not in loaded]
+
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if not self._margins or self._config.option.collectonly:
             return
         benchmarks: Any = self._config.pluginmanager.get_plugin(BENCHMARK_SESSION)
         baselines = {str(path): saved for path, saved in benchmarks.compared_mapping.items()}
-        self._comparison = compare(self._results.values(), baselines, self._margins)
+        self._comparison = compare(self._results.values(), baselines, self._margins, self._unread)
         if self._comparison.failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -85,15 +85,17 @@ def compare(
     results: Iterable[Result],
     baselines: Mapping[str, Mapping[str, Mapping[str, Any]]],
     margins: Sequence[Margin],
+    unread: Iterable[str] = (),
 ) -> Comparison:
     """Hold each result against each baseline, by each margin.
 
     Args:
         baselines: By where they come from, saved benchmarks by the id of their test.
+        unread: Names of saved runs that were to be compared with and cannot be read.
     """
     results = [result for result in results if result.passed]
     lines: list[Line] = []
-    problems = []
+    problems = [f"{name} cannot be read: remove it, or save it again" for name in unread]
     if not baselines:
         problems.append("--benchmark-compare found no saved run to compare with")
     elif not results:

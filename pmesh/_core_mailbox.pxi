@@ -35,6 +35,7 @@ cdef enum:
     MARK_TIMER = 2          # its payload is the Timer that sent it, until it is taken
     MARK_STASHING = 4       # in hand, and to be stashed when its handler is over
     MARK_STASHED = 8        # in the stash
+    MARK_LATE = 16          # refused after the account went to an heir, who is to count it too
 
 # After this many control messages in a row one normal message is served, so that a flood of control
 # mail cannot starve the normal lane.
@@ -318,8 +319,7 @@ cdef class Mailbox:
         cdef Message displaced = None
         self.sent += 1
         if self.closed:
-            message.outcome = OFFER_CLOSED
-            self.rejected += 1
+            self.refuse(message)
             return None
         if not self.has_room(message._lane, message.size_bytes):
             if self.max_bytes >= 0 and message.size_bytes > self.max_bytes:
@@ -552,8 +552,7 @@ cdef class Mailbox:
         with cython.critical_section(self):
             self.sent += 1
             if self.closed:
-                message.outcome = OFFER_CLOSED
-                self.rejected += 1
+                self.refuse(message)
             else:
                 message.mark |= MARK_EXTRA
                 self.link(message)
@@ -753,49 +752,69 @@ cdef class Mailbox:
             self.forgo(message._lane, message.size_bytes)
             self.sent += 1
             if self.closed:
-                message.outcome = OFFER_CLOSED
-                self.rejected += 1
+                self.refuse(message)
             else:
                 self.link(message)
             self.check()
         return 0
 
     @cython.final
-    cdef int count_refused(self) noexcept:
-        """Count a message that was sent and never got as far as the queue: sent, and rejected."""
-        with cython.critical_section(self):
-            self.sent += 1
-            self.rejected += 1
-        self.tell_heir()
+    cdef int refuse(self, Message message) noexcept:
+        """Count a message, already counted as sent, that a closed mailbox does not take; under the lock."""
+        message.outcome = OFFER_CLOSED
+        self.rejected += 1
+        if self.heir is not None:
+            message.mark |= MARK_LATE
         return 0
 
     @cython.final
-    cdef inline int tell_heir(self) noexcept:
-        """After a refusal: a mailbox that was folded into a total counts there too."""
-        if self.heir is not None:
+    cdef int count_refused(self) noexcept:
+        """Count a message that was sent and never got as far as the queue: sent, and rejected."""
+        cdef Counters heir
+        with cython.critical_section(self):
+            self.sent += 1
+            self.rejected += 1
+            heir = self.heir
+        if heir is not None:
+            heir.count_rejected()
+        return 0
+
+    @cython.final
+    cdef int tell_heir(self, Message message) noexcept:
+        """After `message` was refused, outside the lock: a mailbox that was folded into a total counts there too."""
+        if message.mark & MARK_LATE:
             self.heir.count_rejected()
         return 0
 
     def bequeath(self, Counters heir not None):
         """Fold the account into `heir`, once; what is refused from now on is counted there too."""
+        cdef Counters copy = Counters.__new__(Counters)
+        # In one step: what a thread has refused before is in the account, and what it refuses later is not.
         with cython.critical_section(self):
             self.heir = heir
-        heir.add(self.counters())
+            self.copy_account(copy)
+        heir.add(copy)
 
     def counters(self):
         """A `Counters` with the account at this instant."""
         cdef Counters copy = Counters.__new__(Counters)
         with cython.critical_section(self):
-            copy.account.sent = self.sent
-            copy.account.accepted = self.accepted
-            copy.account.rejected = self.rejected
-            copy.account.handled = self.handled
-            copy.account.failed = self.failed
-            copy.account.expired = self.expired
-            copy.account.dropped = self.dropped
-            copy.account.dead = self.dead
-            copy.account.pending = self.normal_size + self.control_size + self.in_hand
+            self.copy_account(copy)
         return copy
+
+    @cython.final
+    cdef int copy_account(self, Counters copy) noexcept:
+        """Write the account into `copy`, which nobody else knows; under the lock."""
+        copy.account.sent = self.sent
+        copy.account.accepted = self.accepted
+        copy.account.rejected = self.rejected
+        copy.account.handled = self.handled
+        copy.account.failed = self.failed
+        copy.account.expired = self.expired
+        copy.account.dropped = self.dropped
+        copy.account.dead = self.dead
+        copy.account.pending = self.normal_size + self.control_size + self.in_hand
+        return 0
 
     def close(self):
         """Take no more mail; what waits stays. Safe from any thread, and to call again."""

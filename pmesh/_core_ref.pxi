@@ -160,7 +160,7 @@ cdef class Send:
         message.accepted_ns = dispatcher.now_ns = dispatcher.clock.now()
         cell.put_promised(message)
         if message.outcome == OFFER_CLOSED:
-            cell.tell_heir()
+            cell.tell_heir(message)
             if message.windowed:
                 dispatcher.leave_window(message)
             raise self.stopped()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from virtual_time import VirtualTimeLoop
 
 from pmesh import Coordinator
@@ -35,7 +37,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Real seconds after which a test on a real loop has hung. In virtual time that is a `Deadlock`.
-GUARD_SECONDS = 30.0
+GUARD_SECONDS = 30.0 * int(os.environ.get("PMESH_STRESS", "1"))
+
+# For `--hypothesis-profile`, where something slows the process down on purpose.
+settings.register_profile("unhurried", deadline=None)
 
 
 def make_loop(kind: str) -> asyncio.AbstractEventLoop:

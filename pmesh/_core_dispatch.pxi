@@ -232,30 +232,43 @@ cdef class WaiterQueue:
 
     cdef int append(self, Waiter waiter) except -1:
         waiter.queue = self
+        if PMESH_GIL:
+            return self.link(waiter)
         with cython.critical_section(self):
-            if self.last is None:
-                self.first = waiter
-            else:
-                waiter.before = self.last
-                self.last.behind = waiter
-            self.last = waiter
+            self.link(waiter)
+        return 0
+
+    cdef inline int link(self, Waiter waiter) noexcept:
+        if self.last is None:
+            self.first = waiter
+        else:
+            waiter.before = self.last
+            self.last.behind = waiter
+        self.last = waiter
         return 0
 
     cdef int remove(self, Waiter waiter) except -1:
         """The caller holds `waiter`."""
+        if PMESH_GIL:
+            self.unlink(waiter)
+        else:
+            with cython.critical_section(self):
+                self.unlink(waiter)
+        waiter.queue = None
+        return 0
+
+    cdef inline int unlink(self, Waiter waiter) noexcept:
         cdef Waiter before = waiter.before
         cdef Waiter behind = waiter.behind
-        with cython.critical_section(self):
-            if before is None:
-                self.first = behind
-            else:
-                before.behind = behind
-            if behind is None:
-                self.last = before
-            else:
-                behind.before = before
-            waiter.before = waiter.behind = None
-        waiter.queue = None
+        if before is None:
+            self.first = behind
+        else:
+            before.behind = behind
+        if behind is None:
+            self.last = before
+        else:
+            behind.before = before
+        waiter.before = waiter.behind = None
         return 0
 
 
@@ -685,34 +698,53 @@ cdef class Dispatcher:
             slot.has_yielded = True
         return value
 
-    # Which handler runs right now, and what it has in hand, as other threads may see it; see `Slot`.
+    # Which handler runs right now, and what it has in hand, as other threads may see it; see `Slot`. For every message:
+    # an empty critical section still counts its object's references up and down.
 
     cdef inline int begin_step(self, Slot slot, Message message) noexcept:
-        with cython.critical_section(self):
+        if PMESH_GIL:
             slot.message = message
             self.stepping = slot
             self.steps += 1
+        else:
+            with cython.critical_section(self):
+                slot.message = message
+                self.stepping = slot
+                self.steps += 1
         return 0
 
     cdef inline int show_handler(self, Slot slot, Handler handler) noexcept:
-        cdef Handler before = slot.handler
-        with cython.critical_section(self):
+        cdef Handler before
+        if PMESH_GIL:
             slot.handler = handler
+        else:
+            before = slot.handler
+            with cython.critical_section(self):
+                slot.handler = handler
         return 0
 
     cdef inline int end_step(self, Slot slot, bint is_over) noexcept:
         """The caller holds the message, as of one that is over the slot lets go."""
-        with cython.critical_section(self):
+        if PMESH_GIL:
             self.stepping = None
             if is_over:
                 slot.message = None
+        else:
+            with cython.critical_section(self):
+                self.stepping = None
+                if is_over:
+                    slot.message = None
         return 0
 
     cdef inline int show_stepping(self, Slot slot, int steps) noexcept:
         """`steps` is 1 for the begin of one. The caller holds the slot that was shown before."""
-        with cython.critical_section(self):
+        if PMESH_GIL:
             self.stepping = slot
             self.steps += steps
+        else:
+            with cython.critical_section(self):
+                self.stepping = slot
+                self.steps += steps
         return 0
 
     cdef bint step(self, Cell cell, Slot slot, Message message) except -1:

@@ -346,12 +346,16 @@ cdef class Slot:
     # there is a GIL that costs nothing. What was there before is let go of outside the lock, since that may run code.
 
     cdef inline int show_message(self, Message message) noexcept:
-        cdef Message before = self.message
-        with cython.critical_section(self.dispatcher):
+        cdef Message before
+        if PMESH_GIL:
             self.message = message
+        else:
+            before = self.message
+            with cython.critical_section(self.dispatcher):
+                self.message = message
         return 0
 
-    cdef inline int show_function(self, object function) noexcept:
+    cdef int show_function(self, object function) noexcept:
         cdef object before = self.function
         with cython.critical_section(self.dispatcher):
             self.function = function
@@ -359,11 +363,16 @@ cdef class Slot:
 
     cdef inline int show_suspended(self, object running, object yielded) noexcept:
         """The handler that is suspended, and what it waits for until the Task has taken that; None for neither."""
-        cdef object running_before = self.running
-        cdef object yielded_before = self.yielded
-        with cython.critical_section(self.dispatcher):
+        cdef object running_before, yielded_before
+        if PMESH_GIL:
             self.running = running
             self.yielded = yielded
+        else:
+            running_before = self.running
+            yielded_before = self.yielded
+            with cython.critical_section(self.dispatcher):
+                self.running = running
+                self.yielded = yielded
         return 0
 
     cdef int show_task(self, object task) noexcept:

@@ -138,7 +138,8 @@ def main(arguments: list[str]) -> int:
         # By the path from where pytest's configuration is.
         arguments += [f"--deselect={TESTS.name}/{name}"]
     # An example of a property takes longer here than it should.
-    arguments += [f"--rootdir={TESTS.parent}", "--hypothesis-profile=unhurried"]
+    # UBSan writes to stderr where AddressSanitizer is, and what it says must not get lost with the process.
+    arguments += [f"--rootdir={TESTS.parent}", "--hypothesis-profile=unhurried", "--capture=sys"]
     with tempfile.TemporaryDirectory() as folder:
         variables = environment(sanitizers, Path(folder))
         shows = "import json, pmesh; print(json.dumps(pmesh.BUILD_INFO))"

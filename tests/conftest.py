@@ -41,6 +41,8 @@ GUARD_SECONDS = 30.0 * int(os.environ.get("PMESH_STRESS", "1"))
 
 # For `--hypothesis-profile`, where something slows the process down on purpose.
 settings.register_profile("unhurried", deadline=None)
+# And where each is run several times at once.
+settings.register_profile("few", deadline=None, max_examples=10)
 
 
 def make_loop(kind: str) -> asyncio.AbstractEventLoop:

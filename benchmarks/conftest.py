@@ -22,6 +22,7 @@ from workloads import Workload
 
 import pmesh
 import pmesh.load
+from pmesh.environment import slow_variants
 
 Measure = Callable[[], Mapping[str, float]]
 
@@ -80,9 +81,9 @@ def require_release_build(build: Mapping[str, object]) -> None:
     """Refuse to judge a build that is slow on purpose.
 
     Raises:
-        UsageError: The core was built with PMESH_DEBUG or PMESH_TRACE, so its speed says nothing.
+        UsageError: The core was built with PMESH_DEBUG, PMESH_TRACE or PMESH_SANITIZE: its speed says nothing.
     """
-    variants = [variant for variant in ("debug", "trace") if build[variant]]
+    variants = slow_variants(build)
     if variants:
         switches = " and ".join(f"PMESH_{variant.upper()}" for variant in variants)
         raise pytest.UsageError(

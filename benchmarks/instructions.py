@@ -30,6 +30,7 @@ from export import Figure, add_outputs, read_json, write_json, write_outputs
 from hot_operations import OPERATIONS
 
 import pmesh
+from pmesh.environment import slow_variants
 
 PROGRAM = Path(__file__).with_name("hot_operations.py")
 FOLDER = Path(__file__).with_name("instructions")
@@ -105,7 +106,7 @@ def count_all(names: Sequence[str]) -> dict[str, float]:
     """
     if shutil.which("valgrind") is None:
         raise Problem("valgrind is not installed; it is in the Debian package valgrind (apt-get install valgrind)")
-    variants = [variant for variant in ("debug", "trace") if pmesh.BUILD_INFO[variant]]
+    variants = slow_variants(pmesh.BUILD_INFO)
     if variants:
         raise Problem(f"this is a {' and '.join(variants)} build of pmesh; its counts say nothing")
     # Writes the compiled modules, or the first of the counted runs would have to make them.

@@ -36,6 +36,7 @@ from overload_plot import draw
 
 import pmesh
 from pmesh import Clock, Coordinator, LatencyRecorder, MailboxPolicy
+from pmesh.environment import slow_variants
 
 SERVICE_SECONDS = 50e-6
 LOADS = (0.5, 0.9, 1.2, 2.0, 4.0)
@@ -220,8 +221,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 0 < arguments.deadline < 3600:
         parser.error(f"--deadline is {arguments.deadline}; it must be a positive number of seconds below an hour")
-    if pmesh.BUILD_INFO["debug"] or pmesh.BUILD_INFO["trace"]:
-        parser.error("this build of pmesh is a debug or traced one; its figures say nothing")
+    if variants := slow_variants(pmesh.BUILD_INFO):
+        parser.error(f"this is a {' and '.join(variants)} build of pmesh; its figures say nothing")
     logging.getLogger("pmesh").setLevel(logging.ERROR)  # each message that expires is a dead letter
     scale = 0.25 if arguments.quick else 1.0
     times = Times(capacity=scale, warm_up=2 * scale, measured=3 * scale, deadline=arguments.deadline)

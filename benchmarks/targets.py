@@ -35,6 +35,7 @@ from workloads import BASELINES, REFERENCE, load_all
 
 import pmesh
 from pmesh import Agent, Coordinator, LatencyRecorder, handler
+from pmesh.environment import slow_variants
 from pmesh.gates.stack import with_room
 
 # -P: the installed pmesh, and not the checkout in the current folder, which is not compiled.
@@ -370,8 +371,8 @@ def judge_all(measurements: dict[str, Callable[[int], list[Figure]]], descriptio
     unknown = [word for word in options.names if not any(word in name for name in measurements)]
     if unknown or options.rounds < 1:
         parser.error(f"no figure is called {', '.join(unknown)}" if unknown else "--rounds must be at least 1")
-    if pmesh.BUILD_INFO["debug"] or pmesh.BUILD_INFO["trace"]:
-        parser.error("this build of pmesh is a debug or traced one; its figures say nothing")
+    if variants := slow_variants(pmesh.BUILD_INFO):
+        parser.error(f"this is a {' and '.join(variants)} build of pmesh; its figures say nothing")
     print(f"pmesh {pmesh.__version__} on {sys.implementation.name} {sys.version.split()[0]}, {options.rounds} rounds")
     missed = below = 0
     for name, measure in measurements.items():

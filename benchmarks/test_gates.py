@@ -480,8 +480,8 @@ def test_committed_baselines_name_no_machine_and_only_workloads() -> None:
 # What is not a measurement.
 
 
-@pytest.mark.parametrize("variant", ["debug", "trace"])
-def test_a_debug_or_traced_build_is_refused(variant: str) -> None:
+@pytest.mark.parametrize("variant", ["debug", "trace", "sanitize"])
+def test_a_build_that_is_slow_on_purpose_is_refused(variant: str) -> None:
     require_release_build(BUILD_INFO)
     expected = f"do not run on a {variant} build of pmesh .*PMESH_{variant.upper()}"
     with pytest.raises(pytest.UsageError, match=expected):

@@ -122,6 +122,7 @@ cdef extern from *:
     """
     const int PMESH_DEBUG
     const int PMESH_TRACE
+    const char *PMESH_SANITIZE
     const int PMESH_GIL
     const unsigned long CYTHON_HEX_VERSION
     void PMESH_CHECK(bint condition) noexcept   # aborts in the debug build, is not there in others
@@ -155,6 +156,7 @@ cdef enum:
 BUILD_INFO = {
     "debug": bool(PMESH_DEBUG),
     "trace": bool(PMESH_TRACE),
+    "sanitize": PMESH_SANITIZE.decode("ascii"),    # the compiler's sanitizers, such as "address,undefined"
     "gil": bool(PMESH_GIL),
     "cython": "%x.%x.%x" % (CYTHON_HEX_VERSION >> 24, CYTHON_HEX_VERSION >> 16 & 0xFF, CYTHON_HEX_VERSION >> 8 & 0xFF),
 }

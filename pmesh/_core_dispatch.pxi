@@ -222,13 +222,23 @@ pmesh_set_vectorcall(Waiter, offset_of_call())
 
 @cython.final
 cdef class WaiterQueue:
-    """Waiters in the order in which they came; each stands in one queue at most. In the loop only."""
+    """Waiters in the order in which they came; each stands in one queue at most.
+
+    Changed in the loop only, under the queue's lock, under which other threads may look at it.
+    """
 
     cdef Waiter first
     cdef Waiter last
 
     cdef int append(self, Waiter waiter) except -1:
         waiter.queue = self
+        if PMESH_GIL:
+            return self.link(waiter)
+        with cython.critical_section(self):
+            self.link(waiter)
+        return 0
+
+    cdef inline int link(self, Waiter waiter) noexcept:
         if self.last is None:
             self.first = waiter
         else:
@@ -238,6 +248,16 @@ cdef class WaiterQueue:
         return 0
 
     cdef int remove(self, Waiter waiter) except -1:
+        """The caller holds `waiter`."""
+        if PMESH_GIL:
+            self.unlink(waiter)
+        else:
+            with cython.critical_section(self):
+                self.unlink(waiter)
+        waiter.queue = None
+        return 0
+
+    cdef inline int unlink(self, Waiter waiter) noexcept:
         cdef Waiter before = waiter.before
         cdef Waiter behind = waiter.behind
         if before is None:
@@ -249,7 +269,6 @@ cdef class WaiterQueue:
         else:
             behind.before = before
         waiter.before = waiter.behind = None
-        waiter.queue = None
         return 0
 
 
@@ -700,10 +719,58 @@ cdef class Dispatcher:
             iterator = type(awaitable).__await__(awaitable) if hasattr(type(awaitable), "__await__") else awaitable
         value = pmesh_iter_send(iterator, None, status)
         if status[0]:
-            slot.running = iterator
-            slot.yielded = value
+            slot.show_suspended(iterator, value)
             slot.has_yielded = True
         return value
+
+    # Which handler runs right now, and what it has in hand, as other threads may see it; see `Slot`. For every message:
+    # an empty critical section still counts its object's references up and down.
+
+    cdef inline int begin_step(self, Slot slot, Message message) noexcept:
+        if PMESH_GIL:
+            slot.message = message
+            self.stepping = slot
+            self.steps += 1
+        else:
+            with cython.critical_section(self):
+                slot.message = message
+                self.stepping = slot
+                self.steps += 1
+        return 0
+
+    cdef inline int show_handler(self, Slot slot, Handler handler) noexcept:
+        cdef Handler before
+        if PMESH_GIL:
+            slot.handler = handler
+        else:
+            before = slot.handler
+            with cython.critical_section(self):
+                slot.handler = handler
+        return 0
+
+    cdef inline int end_step(self, Slot slot, bint is_over) noexcept:
+        """The caller holds the message, as of one that is over the slot lets go."""
+        if PMESH_GIL:
+            self.stepping = None
+            if is_over:
+                slot.message = None
+        else:
+            with cython.critical_section(self):
+                self.stepping = None
+                if is_over:
+                    slot.message = None
+        return 0
+
+    cdef inline int show_stepping(self, Slot slot, int steps) noexcept:
+        """`steps` is 1 for the begin of one. The caller holds the slot that was shown before."""
+        if PMESH_GIL:
+            self.stepping = slot
+            self.steps += steps
+        else:
+            with cython.critical_section(self):
+                self.stepping = slot
+                self.steps += steps
+        return 0
 
     cdef bint step(self, Cell cell, Slot slot, Message message) except -1:
         """Handle `message` in place; True when the handler suspended and the slot must be handed over."""
@@ -724,14 +791,13 @@ cdef class Dispatcher:
         slot.open_scope(message)
         slot.started_ns = started_ns
         slot.in_place = True
-        self.stepping = slot
-        self.steps += 1
+        self.begin_step(slot, message)
         try:
             handler = cell.table.lookup(message.payload)
-            slot.handler = handler
+            self.show_handler(slot, handler)
             if handler is None:
-                self.stepping = None
                 slot.in_place = False
+                self.end_step(slot, True)
                 slot.close_scope()
                 self.unhandled(cell, message)
                 return False
@@ -747,8 +813,8 @@ cdef class Dispatcher:
                 result = self.start_in_place(slot, result, &status)
         except BaseException as raised:
             error = raised
-        self.stepping = None
         slot.in_place = False
+        self.end_step(slot, not status)
         if status:
             self.suspensions += 1
             slot.number = self.suspensions
@@ -955,7 +1021,8 @@ cdef class Dispatcher:
         self.spare = None
         if slot is None or slot.killed or slot.ending:
             slot = self.make_slot()
-        slot.cell = cell
+        with cython.critical_section(self):
+            slot.cell = cell
         if slot.scope is not None:
             slot.scope.cell = cell
         if slot.task is not None:
@@ -972,7 +1039,8 @@ cdef class Dispatcher:
             return False
         if slot.task is not None and Py_REFCNT(slot.task) != task_references:
             return False
-        slot.cell = None
+        with cython.critical_section(self):
+            slot.cell = None
         slot.scope.cell = None
         self.spare = slot
         return True
@@ -1001,7 +1069,7 @@ cdef class Dispatcher:
         self.entered = None
         slot.in_place = True
         slot.started_ns = self.clock.now()
-        slot.function = function
+        slot.show_function(function)
         if outer_stepping is not None and outer_task is not None and outer_stepping.task is outer_task:
             slot.outer = outer_stepping
         try:
@@ -1010,14 +1078,13 @@ cdef class Dispatcher:
                 slot.open_scope(None)
                 if slot.task is not None:
                     task_references = Py_REFCNT(slot.task)
-                self.stepping = slot
-                self.steps += 1
+                self.show_stepping(slot, 1)
                 try:
                     result = function(*args)
                     if result is not None and is_awaitable(result):
                         result = self.start_in_place(slot, result, &status)
                 finally:
-                    self.stepping = None
+                    self.show_stepping(None, 0)
                     slot.in_place = False
                     self.leave()
                 if status:
@@ -1035,7 +1102,7 @@ cdef class Dispatcher:
             finally:
                 PyContext_Exit(slot.context)
                 if not status:
-                    slot.function = None
+                    slot.show_function(None)
                     slot.close_scope()
                     if slot.cancel_requested or (
                         slot.state == SLOT_FRESH and slot.task is not None and slot.task.cancelling()
@@ -1048,7 +1115,7 @@ cdef class Dispatcher:
                         cell.occupy(slot)
         finally:
             slot.outer = None
-            self.stepping = outer_stepping
+            self.show_stepping(outer_stepping, 0)
             self.entered = outer_entered
             if outer_task is not None:
                 self.enter_task(self.loop, outer_task)
@@ -1331,8 +1398,12 @@ cdef class Dispatcher:
 
     def step_in_hand(self):
         """The number of the step that runs right now and an `InHand`, or None; from any thread."""
-        cdef Slot slot = self.stepping
-        return None if slot is None else (self.steps, look_at(slot))
+        cdef Slot slot
+        cdef int64_t number
+        with cython.critical_section(self):
+            slot = self.stepping
+            number = self.steps
+        return None if slot is None else (number, look_at(slot))
 
     def window_waits(self):
         """Senders that wait for the window: how many, and since when (ns) the oldest; None for none."""

@@ -332,16 +332,53 @@ cdef class Slot:
             PyContextVar_Set(self.dispatcher.scope_var, self.scope)
             self.scope_root = pmesh_scope_root(self.context, self.scope)
         self.scope.message = message
-        self.message = message
         return 0
 
     cdef inline int close_scope(self) noexcept:
         """No message is in hand any more; those who copied the Context keep what they saw."""
-        self.message = None
         if pmesh_scope_shared(self.context, <PyObject *>self.scope, <PyObject *>self.scope_root):
             self.scope = self.scope_root = None
         else:
             self.scope.message = None
+        return 0
+
+    # What other threads may look at is changed in the loop only, and under the dispatcher's lock; see `look_at`. Where
+    # there is a GIL that costs nothing. What was there before is let go of outside the lock, since that may run code.
+
+    cdef inline int show_message(self, Message message) noexcept:
+        cdef Message before
+        if PMESH_GIL:
+            self.message = message
+        else:
+            before = self.message
+            with cython.critical_section(self.dispatcher):
+                self.message = message
+        return 0
+
+    cdef int show_function(self, object function) noexcept:
+        cdef object before = self.function
+        with cython.critical_section(self.dispatcher):
+            self.function = function
+        return 0
+
+    cdef inline int show_suspended(self, object running, object yielded) noexcept:
+        """The handler that is suspended, and what it waits for until the Task has taken that; None for neither."""
+        cdef object running_before, yielded_before
+        if PMESH_GIL:
+            self.running = running
+            self.yielded = yielded
+        else:
+            running_before = self.running
+            yielded_before = self.yielded
+            with cython.critical_section(self.dispatcher):
+                self.running = running
+                self.yielded = yielded
+        return 0
+
+    cdef int show_task(self, object task) noexcept:
+        cdef object before = self.task
+        with cython.critical_section(self.dispatcher):
+            self.task = task
         return 0
 
     # The Task.
@@ -351,13 +388,13 @@ cdef class Slot:
         cdef Dispatcher dispatcher = self.dispatcher
         self.state = SLOT_FRESH
         if EAGER_TASKS:
-            self.task = dispatcher.new_task(
+            self.show_task(dispatcher.new_task(
                 self, loop=dispatcher.loop, name=self.cell.name, context=self.context, eager_start=True
-            )
+            ))
         else:
-            self.task = dispatcher.new_task(
+            self.show_task(dispatcher.new_task(
                 self, loop=dispatcher.loop, name=self.cell.name, context=self.context
-            )
+            ))
         return 0
 
     cdef object park(self):
@@ -401,7 +438,7 @@ cdef class Slot:
             self.has_yielded = False
             self.state = SLOT_DRIVEN
             yielded = self.yielded
-            self.yielded = None
+            self.show_suspended(self.running, None)
             if error is None:
                 return yielded
             # Cancelled before the Task's first step: as a Task does, cancel what the handler waits for,
@@ -439,8 +476,7 @@ cdef class Slot:
         cdef Slot outer = dispatcher.stepping
         cdef int status = 0
         cdef object value = None
-        dispatcher.stepping = self
-        dispatcher.steps += 1
+        dispatcher.show_stepping(self, 1)
         try:
             if error is None:
                 value = pmesh_iter_send(self.running, None, &status)
@@ -453,8 +489,8 @@ cdef class Slot:
                 except StopIteration as stop:
                     value = stop.value
         except BaseException as raised:
-            self.running = None
-            dispatcher.stepping = outer
+            self.show_suspended(None, None)
+            dispatcher.show_stepping(outer, 0)
             self.over(None, raised)
             if isinstance(raised, (SystemExit, KeyboardInterrupt)):
                 self.state = SLOT_ENDED
@@ -463,10 +499,10 @@ cdef class Slot:
                     dispatcher.push(self.cell)
                 raise
             return self.idle()
-        dispatcher.stepping = outer
+        dispatcher.show_stepping(outer, 0)
         if status:
             return value
-        self.running = None
+        self.show_suspended(None, None)
         self.over(value, None)
         return self.idle()
 
@@ -477,10 +513,12 @@ cdef class Slot:
         if self.is_waiting:
             end_waiting(self.dispatcher, self)
         if hook is not None:
-            self.hook = self.function = None
+            self.hook = None
+            self.show_function(None)
             self.close_scope()
             hook.settle(value, error)
         elif not self.abandoned:
+            self.show_message(None)
             self.close_scope()
             self.dispatcher.finish(
                 self.cell, self.handler, message, value, error, self.started_ns, self.dispatcher.clock.now()
@@ -527,7 +565,7 @@ cdef class Slot:
 
     def close(self):
         cdef object running = self.running
-        self.running = None
+        self.show_suspended(None, self.yielded)
         if running is not None and hasattr(running, "close"):
             running.close()
 
@@ -931,16 +969,16 @@ cdef class Cell(Mailbox):
 
     def renew_slots(self):
         """End the Tasks of all slots; what is handled from now on runs in new ones, with new Contexts."""
-        cdef Slot slot = self.all_slots
-        cdef Slot following
+        cdef Slot slot, following
+        with cython.critical_section(self):
+            slot = self.all_slots
+            self.all_slots = self.free_slots = None
+            self.slots = 0
         while slot is not None:
             following = slot.next_slot
             slot.end()
             slot.next_slot = None
             slot = following
-        with cython.critical_section(self):
-            self.all_slots = self.free_slots = None
-            self.slots = 0
 
     # For whoever looks for what is stuck, from any thread.
 

@@ -55,29 +55,46 @@ cdef object waited_for(Slot slot):
     return None if waits is slot else waits
 
 
-cdef str handler_of(Slot slot):
-    cdef Handler handler = slot.handler
-    if slot.message is not None:
+cdef str handler_name(Message message, Handler handler, object function):
+    if message is not None:
         return "dispatch" if handler is None else handler.name
-    return str(getattr(slot.function, "__qualname__", "a lifecycle hook"))
+    return str(getattr(function, "__qualname__", "a lifecycle hook"))
 
 
 cdef InHand look_at(Slot slot):
+    """From any thread. The slot's own may change all of it meanwhile: what is shown is of one instant."""
     cdef InHand view = InHand.__new__(InHand)
-    cdef Cell cell = slot.cell
-    cdef Message message = slot.message
+    cdef Dispatcher dispatcher = slot.dispatcher
+    cdef Cell cell
+    cdef Message message
+    cdef Handler handler
+    cdef object function, task, waits
+    cdef bint has_yielded
+    with cython.critical_section(dispatcher):
+        cell = slot.cell
+        message = slot.message
+        handler = slot.handler
+        function = slot.function
+        view.started_ns = slot.started_ns
+        view.is_running = slot.in_place or slot is dispatcher.stepping
+        view.coroutine = slot.running
+        task = slot.task
+        has_yielded = slot.has_yielded
+        waits = slot.yielded
     view.agent = "" if cell is None else cell.name
-    view.handler = handler_of(slot)
-    view.started_ns = slot.started_ns
-    view.is_running = slot.in_place or slot is slot.dispatcher.stepping
-    view.function = slot.function
+    view.handler = handler_name(message, handler, function)
+    view.function = function
     if message is not None:
         view.payload_type = type_name(message.payload)
         view.sender = getattr(message.sender, "name", None)
-        view.function = None if slot.handler is None else slot.handler.function
-    if not view.is_running:
-        view.coroutine = slot.running
-        view.waits_on = waited_for(slot)
+        view.function = None if handler is None else handler.function
+    if view.is_running:
+        view.coroutine = None
+    elif has_yielded:
+        view.waits_on = waits
+    elif task is not None:
+        waits = task._fut_waiter
+        view.waits_on = None if waits is slot else waits
     return view
 
 
@@ -95,14 +112,18 @@ cdef list look_at_all(Cell cell):
 
 cdef tuple waits_of(WaiterQueue waiters):
     """How many wait there and since when the oldest does; None for none."""
-    cdef Waiter waiter = None if waiters is None else waiters.first
+    cdef Waiter waiter
     cdef int64_t since_ns = 0
     cdef Py_ssize_t count = 0
-    while waiter is not None:
-        if count == 0 or waiter.since_ns < since_ns:
-            since_ns = waiter.since_ns
-        count += 1
-        waiter = waiter.behind
+    if waiters is None:
+        return None
+    with cython.critical_section(waiters):
+        waiter = waiters.first
+        while waiter is not None:
+            if count == 0 or waiter.since_ns < since_ns:
+                since_ns = waiter.since_ns
+            count += 1
+            waiter = waiter.behind
     return (count, since_ns) if count else None
 
 
@@ -231,7 +252,7 @@ cdef object cycle_error(list way, Cell target):
 
 cdef str described(Slot slot):
     cdef str handled = "" if slot.message is None else f" of {type_name(slot.message.payload)}"
-    return f"{slot.cell.name} ({handler_of(slot)}{handled})"
+    return f"{slot.cell.name} ({handler_name(slot.message, slot.handler, slot.function)}{handled})"
 
 
 # Handlers that wait for too long. They stand in a list, oldest first, from their first suspension to their end, and

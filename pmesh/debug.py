@@ -22,7 +22,7 @@ from pmesh.coordinator import Coordinator
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.lifecycle import State
 from pmesh.lives import Life
-from pmesh.stacks import blocked_frames, place_text, suspended_frames, wait_text
+from pmesh.stacks import HIDDEN, blocked_frames, may_look, place_text, suspended_frames, wait_text
 from pmesh.units import duration_text
 
 __all__ = ["dump", "dump_on_signal", "dump_text"]
@@ -191,9 +191,14 @@ def _agent_lines(mesh: Coordinator, life: Life, indent: str, now_ns: int) -> Ite
 def _in_hand_lines(mesh: Coordinator, in_hand: InHand, indent: str, now_ns: int) -> Iterator[str]:
     message = "" if in_hand.payload_type is None else f" of {in_hand.payload_type}"
     sender = "" if in_hand.sender is None else f" from {in_hand.sender!r}"
-    doing = "runs right now" if in_hand.is_running else f"waits for {wait_text(in_hand.waits_on, now_ns)}"
+    shows_places = may_look(mesh._dispatcher.thread_id)
+    awaited = None if in_hand.is_running else wait_text(in_hand.waits_on, now_ns, shows_places=shows_places)
+    doing = "runs right now" if awaited is None else f"waits for {awaited}"
     time_text = duration_text(max(now_ns - in_hand.started_ns, 0))
     yield f"{indent}{in_hand.handler}{message}{sender}, for {time_text}: {doing}"
+    if not shows_places:
+        yield f"{indent}  {HIDDEN}"
+        return
     if in_hand.is_running:
         frames = blocked_frames(mesh._dispatcher.thread_id, in_hand)
     else:

@@ -14,7 +14,7 @@ import pmesh
 from pmesh._core import BUILD_INFO
 from pmesh.errors import InvalidArgument
 
-__all__ = ["Environment", "LoopFactory", "choose_loop", "describe_environment"]
+__all__ = ["Environment", "LoopFactory", "choose_loop", "describe_environment", "slow_variants"]
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -33,6 +33,14 @@ class Environment:
     event_loop: str
     build: Mapping[str, object]
     started_at: str
+
+
+def slow_variants(build: Mapping[str, object]) -> list[str]:
+    """What makes the figures of a build mean nothing, of "debug", "trace" and "sanitize"; none for a release build.
+
+    `build` is a `BUILD_INFO`, also one of an earlier pmesh that did not know all of them.
+    """
+    return [variant for variant in ("debug", "trace", "sanitize") if build.get(variant)]
 
 
 def describe_environment() -> Environment:

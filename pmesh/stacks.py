@@ -9,13 +9,14 @@ import asyncio
 import asyncio.events
 import gc
 import sys
+import threading
 import traceback
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 
 from pmesh._core import InHand, Waiter
 from pmesh.units import duration_text
 
-__all__ = ["Frames", "blocked_frames", "frames_text", "suspended_frames", "wait_text"]
+__all__ = ["HIDDEN", "Frames", "blocked_frames", "frames_text", "may_look", "suspended_frames", "wait_text"]
 
 # The innermost frame last, as in a traceback.
 Frames = list[FrameType]
@@ -26,6 +27,20 @@ DEEPEST = 1_000
 _WITH_FRAMES = (CoroutineType, GeneratorType, AsyncGeneratorType)
 _LOOKERS = (__name__, "pmesh.debug")
 _HANDLE_RUN = asyncio.events.Handle._run.__code__
+
+
+# What stands in the place of frames that may not be looked at.
+HIDDEN = "(frames of another thread are not shown without a GIL)"
+
+
+def may_look(thread_id: int) -> bool:
+    """Whether the frames and coroutines of a thread can be looked at from here.
+
+    Without a GIL those of another thread may be running, and looking at them may crash the interpreter: a known
+    limitation of it (docs.python.org/3.13/howto/free-threading-python.html, "Frame objects").
+    """
+    gil_enabled = getattr(sys, "_is_gil_enabled", None)
+    return thread_id == threading.get_ident() or gil_enabled is None or bool(gil_enabled())
 
 
 def suspended_frames(coroutine: object) -> Frames:
@@ -78,8 +93,12 @@ def frames_text(frames: Frames) -> str:
     return "".join(summary.format())
 
 
-def wait_text(waits_on: object, now_ns: int) -> str:
-    """What a suspended handler waits for: "the answer of agent 'bank' (for 1.25 s)"."""
+def wait_text(waits_on: object, now_ns: int, *, shows_places: bool = True) -> str:
+    """What a suspended handler waits for: "the answer of agent 'bank' (for 1.25 s)".
+
+    Args:
+        shows_places: Where in its code a task is that is waited for, too; see `may_look`.
+    """
     if isinstance(waits_on, Waiter):
         what, agent, since_ns = waits_on.awaited
         waited = f"(for {duration_text(max(now_ns - since_ns, 0))})"
@@ -93,7 +112,7 @@ def wait_text(waits_on: object, now_ns: int) -> str:
     if waits_on is None:
         return "its next turn of the event loop"
     if isinstance(waits_on, asyncio.Task):
-        frames = suspended_frames(waits_on.get_coro())
+        frames = suspended_frames(waits_on.get_coro()) if shows_places else []
         place = f" at {place_text(frames[-1])}" if frames else ""
         return f"task {waits_on.get_name()!r}{place}"
     children: list[object] = []
@@ -102,7 +121,7 @@ def wait_text(waits_on: object, now_ns: int) -> str:
         children = [child for child in getattr(waits_on, "_children", ()) if not child.done()]
     if children:
         more = f" and {len(children) - 1} more" if len(children) > 1 else ""
-        return f"{wait_text(children[0], now_ns)}{more}"
+        return f"{wait_text(children[0], now_ns, shows_places=shows_places)}{more}"
     return f"a {type(waits_on).__name__}"
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pmesh._core import Dispatcher, InHand
-from pmesh.stacks import blocked_frames, frames_text, suspended_frames, wait_text
+from pmesh.stacks import HIDDEN, blocked_frames, frames_text, may_look, suspended_frames, wait_text
 from pmesh.units import duration_text
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ def _look(mesh_ref: weakref.ref[Coordinator], seconds: float, wake: threading.Ev
             due_ns = now_ns + int(seconds * 1e9)
         elif now_ns >= due_ns:
             due_ns = now_ns + (now_ns - since_ns)
-            stack = frames_text(blocked_frames(mesh._dispatcher.thread_id, step[1]))
+            thread_id = mesh._dispatcher.thread_id
+            stack = frames_text(blocked_frames(thread_id, step[1])) if may_look(thread_id) else f"  {HIDDEN}\n"
             again = mesh._dispatcher.step_in_hand()
             if again is not None and again[0] == number:
                 mesh.stalls.add(_stall(step[1], now_ns - since_ns, None, stack))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ LOOP_KINDS = ("virtual", "asyncio", "uvloop")
 # How long an example takes depends on what else the machine does.
 settings.register_profile("pmesh", deadline=None)
 settings.load_profile("pmesh")
+# For `--hypothesis-profile`, where each test is run several times at once.
+settings.register_profile("few", deadline=None, max_examples=10)
 
 # Started with SIGINT ignored, as shells start what runs in the background, programs go on ignoring it: tests of
 # Ctrl-C would wait for ever.
@@ -40,7 +43,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Real seconds after which a test on a real loop has hung. In virtual time that is a `Deadlock`.
-GUARD_SECONDS = 30.0
+GUARD_SECONDS = 30.0 * int(os.environ.get("PMESH_STRESS", "1"))
 
 
 def make_loop(kind: str) -> asyncio.AbstractEventLoop:

@@ -34,7 +34,7 @@ CONFTEST = """
 import pmesh
 import pytest
 
-pmesh.BUILD_INFO.update(debug=False, trace=False)
+pmesh.BUILD_INFO.update(debug=False, trace=False, sanitize="")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_generate_machine_info():
@@ -96,8 +96,8 @@ class Project:
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     # Put back in the end: the project's conftest changes what this process shares with it.
-    for variant in ("debug", "trace"):
-        monkeypatch.setitem(pmesh.BUILD_INFO, variant, False)
+    for variant, off in (("debug", False), ("trace", False), ("sanitize", "")):
+        monkeypatch.setitem(pmesh.BUILD_INFO, variant, off)
     # Those of the run that this test is in.
     for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
         monkeypatch.delenv(name, raising=False)

@@ -271,6 +271,7 @@ def test_nothing_is_said_against_a_quiet_machine_and_a_release_build(here: Facts
     [
         ("environment", {"build": {"debug": True}}, "debug build"),
         ("environment", {"build": {"trace": True}}, "trace build"),
+        ("environment", {"build": {"sanitize": "address,undefined"}}, "sanitize build"),
         ("interpreter", {"debug": True}, "debug interpreter"),
         ("interpreter", {"free_threaded": True}, "GIL of a free-threaded build"),
         ("modes", {"dev_mode": True}, "development mode"),

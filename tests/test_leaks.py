@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import enum
 import gc
+import json
 import logging
+import subprocess
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import leftovers
+import public_calls
 import pytest
 
 import pmesh
 from pmesh import Agent, AgentRef, AgentStopped, Coordinator, MailboxPolicy
+from pmesh.testing.loop import VirtualTimeLoop
 
 Run = Callable[..., Any]
 Mesh = Callable[..., Any]
@@ -298,3 +306,69 @@ def test_a_ref_to_a_stopped_agent_says_no_also_when_its_coordinator_is_gone() ->
 
     with pytest.raises((AgentStopped, pmesh.WrongLoop)):
         asyncio.run(ask())
+
+
+# Each public call, repeated.
+
+# Public names that no call is made of, each with its reason.
+NOT_CALLED = {
+    "BUILD_INFO": "a dictionary",
+    "load": "runs whole meshes in a mesh of its own, and its reports hold what they say; `test_load.py` runs it",
+    **dict.fromkeys(("Agent.mailbox", "Agent.concurrency", "Agent.supervision"), "settings of a class"),
+}
+
+
+def public_names() -> Iterator[str]:
+    """Of each public class the methods and properties, of each public module the functions.
+
+    Exceptions and enumerations have nothing to call, and the fields of a dataclass are just there.
+    """
+    yield "load"
+    yield from (f"debug.{name}" for name in pmesh.debug.__all__)
+    for name in pmesh.__all__:
+        value = getattr(pmesh, name)
+        if not isinstance(value, type):
+            yield name
+        elif not issubclass(value, (BaseException, enum.Enum)):
+            fields = {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
+            yield from (
+                f"{name}.{attribute}"
+                for attribute in vars(value)
+                if not attribute.startswith("_") and attribute not in fields
+            )
+
+
+def test_every_public_call_is_repeated_or_it_is_said_why_not() -> None:
+    names = set(public_names())
+    assert {"AgentRef.tell", "Coordinator.spawn", "Timers.every", "LatencyRecorder.record", "debug.dump"} <= names
+    covered, excused = public_calls.COVERED.keys(), NOT_CALLED.keys()
+    assert names - covered - excused == set(), "add them to public_calls.py"
+    assert (covered | excused) - names == set(), "there are no such names any more"
+    assert covered & excused == set()
+
+
+@pytest.mark.parametrize("owner", public_calls.OWNERS)
+def test_repeating_a_public_call_leaves_nothing_behind(owner: str) -> None:
+    command = [sys.executable, leftovers.__file__, owner]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {name: leftovers.Growth(**growth) for name, growth in json.loads(done.stdout).items()}
+    assert found
+    assert {name: growth for name, growth in found.items() if growth.is_leak} == {}
+
+
+@pytest.mark.parametrize("kind", ["objects", "blocks", "rss_bytes"])
+def test_a_call_that_leaves_something_behind_is_found(kind: str) -> None:
+    kept: list[Any] = []
+
+    async def leaks(bed: public_calls.Bed) -> None:
+        kept.append({"objects": asyncio.Event, "blocks": object, "rss_bytes": lambda: bytearray(4_000)}[kind]())
+
+    async def main() -> leftovers.Growth:
+        return await public_calls.with_bed(lambda bed: leftovers.measure(leaks, bed))
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        growth = runner.run(main())
+    assert growth.is_leak, growth
+    if kind == "objects":
+        assert growth.objects == {"asyncio.locks.Event": pytest.approx(1, abs=0.5)}

@@ -146,8 +146,8 @@ def test_disabled_benchmarks_fail_what_is_promised_and_nothing_else(project: Pro
     assert outcomes(project.run("--benchmark-disable", "--benchmark-enable")) == {"passed": 2}
 
 
-@pytest.mark.parametrize("variant", ["debug", "trace"])
-def test_a_debug_or_traced_build_is_not_judged(project: Project, variant: str) -> None:
+@pytest.mark.parametrize("variant", ["debug", "trace", "sanitize"])
+def test_a_build_that_is_slow_on_purpose_is_not_judged(project: Project, variant: str) -> None:
     project.write("""
     import pytest
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pmesh import Agent, AgentRef, Coordinator, MailboxPolicy, PmeshError, Stall, handler
+from pmesh.stacks import HIDDEN, may_look
 from pmesh.stalls import LoopWatch
 
 Run = Callable[..., Any]
@@ -305,7 +306,9 @@ def test_a_handler_that_blocks_the_loop_is_reported_while_it_does(
             assert stall.handler == f"Blocker.{'plain' if payload == 1 else 'later'}"
             assert 0.05 <= stall.seconds < PATIENCE_SECONDS
             functions = [line.split()[-1] for line in stall.stack.splitlines() if line.startswith("  File")]
-            assert functions[:2] == [stall.handler.partition(".")[2], "block"]
+            # The one that looks is a thread of its own.
+            assert functions[:2] == ([stall.handler.partition(".")[2], "block"] if may_look(0) else [])
+            assert (HIDDEN in stall.stack) is not may_look(0)
 
     run(main)
     assert "has blocked the event loop for at least" in caplog.text
@@ -321,7 +324,7 @@ def test_a_hook_that_blocks_the_loop_is_reported(run: Run, mesh: Mesh) -> None:
             await bus.spawn(Slow)
             [stall, *_] = bus.stalls
             assert stall.handler.endswith("Slow.on_start")
-            assert "self.block()" in stall.stack
+            assert ("self.block()" if may_look(0) else HIDDEN) in stall.stack
 
     run(main)
 

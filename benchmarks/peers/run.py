@@ -39,6 +39,7 @@ from results import OURS, Comparison, Pair, applicable
 from subjects import SUBJECTS
 
 import pmesh
+from pmesh.environment import slow_variants
 
 CHILD = Path(__file__).with_name("child.py")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -204,8 +205,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for path in (options.json, options.output):
         if path is not None and not path.absolute().parent.is_dir():
             parser.error(f"there is no folder {path.parent} for {path.name}")
-    if pmesh.BUILD_INFO["debug"] or pmesh.BUILD_INFO["trace"]:
-        parser.error("this build of pmesh is a debug or traced one; its figures say nothing")
+    if variants := slow_variants(pmesh.BUILD_INFO):
+        parser.error(f"this is a {' and '.join(variants)} build of pmesh; its figures say nothing")
     try:
         options.pairs = choose(options.only)
     except ValueError as error:

@@ -33,7 +33,9 @@ def why_disabled(config: pytest.Config) -> str | None:
 
 def build_of(info: Mapping[str, object]) -> str:
     """The variants of a build of pmesh that is slow on purpose, such as "debug"; otherwise "release"."""
-    return " and ".join(variant for variant in ("debug", "trace") if info[variant]) or "release"
+    from pmesh.environment import slow_variants
+
+    return " and ".join(slow_variants(info)) or "release"
 
 
 def _says(item: pytest.Item) -> Promise | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pmesh.environment import slow_variants
 from pmesh.info.cost import MessageCost
 from pmesh.info.facts import Facts
 from pmesh.units import duration_text
@@ -39,11 +40,10 @@ def doubts_of(facts: Facts, cost: MessageCost | None) -> list[Doubt]:
 
 
 def _of_builds(facts: Facts) -> list[Doubt]:
-    found = []
-    if facts.environment.build.get("debug"):
-        found.append(Doubt("debug build", "This is a debug build of pmesh. Its figures mean nothing."))
-    if facts.environment.build.get("trace"):
-        found.append(Doubt("trace build", "This is a trace build of pmesh. Its figures mean nothing."))
+    found = [
+        Doubt(f"{variant} build", f"This is a {variant} build of pmesh. Its figures mean nothing.")
+        for variant in slow_variants(facts.environment.build)
+    ]
     if facts.interpreter.debug:
         found.append(Doubt("debug interpreter", "The interpreter is a debug build, which is several times slower."))
     if facts.interpreter.free_threaded and facts.environment.gil:

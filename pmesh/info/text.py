@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pmesh.environment import slow_variants
 from pmesh.info.cost import Figure, MessageCost
 from pmesh.info.doubts import Doubt
 from pmesh.info.facts import Facts
@@ -70,7 +71,7 @@ def _facts_table(facts: Facts, cost: MessageCost | None) -> Table:
 
 def _pmesh_text(facts: Facts) -> str:
     build = facts.environment.build
-    kind = " and ".join(name for name in ("debug", "trace") if build.get(name)) or "release"
+    kind = " and ".join(slow_variants(build)) or "release"
     return f"{facts.environment.pmesh}, {kind} build, Cython {build.get('cython', 'unknown')}"
 
 

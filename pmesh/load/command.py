@@ -18,7 +18,7 @@ from typing import Any, Self
 import click
 
 import pmesh
-from pmesh.environment import LoopFactory, choose_loop
+from pmesh.environment import LoopFactory, choose_loop, slow_variants
 from pmesh.errors import PmeshError
 from pmesh.load.driver import Driver
 from pmesh.load.outputs import ReportOutputs
@@ -297,7 +297,7 @@ def _outcome(code: ExitCode, reports: Sequence[Report], searches: Sequence[Searc
 
 
 def _warn_of_build() -> None:
-    variants = [name for name in ("debug", "trace") if pmesh.BUILD_INFO[name]]
+    variants = slow_variants(pmesh.BUILD_INFO)
     if variants:
         click.echo(
             f"pmesh: WARNING: this is a {' and '.join(variants)} build of pmesh; its figures mean"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pmesh.environment import Environment
+from pmesh.environment import Environment, slow_variants
 from pmesh.load.report import Report
 
 __all__ = ["difference_text", "environment_differences", "run_differences"]
@@ -60,7 +60,7 @@ def environment_differences(before: Environment, after: Environment) -> tuple[st
         if old != new:
             warnings.append(difference_text(f"build flag {flag}", old, new))
     for side, environment in (("first", before), ("second", after)):
-        variants = [flag for flag in ("debug", "trace") if environment.build.get(flag)]
+        variants = slow_variants(environment.build)
         if variants:
             warnings.append(f"the {side} is of a {' and '.join(variants)} build, whose figures mean nothing")
     return tuple(warnings)

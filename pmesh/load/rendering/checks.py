@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pmesh.environment import slow_variants
 from pmesh.load.rendering.findings import counted
 from pmesh.load.report import Spread
 
@@ -155,8 +156,8 @@ def _check_run(report: Report) -> Iterator[Check]:
         )
     elif report.mode == "open":
         yield Check("no message of the schedule was given up", report.unsent == 0, f"{report.unsent:,} given up")
-    variants = [name for name in ("debug", "trace") if report.environment.build.get(name)]
-    yield Check("measured on a release build", not variants, ", ".join(variants) or "neither debug nor trace")
+    variants = slow_variants(report.environment.build)
+    yield Check("measured on a release build", not variants, ", ".join(variants) or "not debug, trace or sanitize")
 
 
 def _planned_messages(report: Report) -> int | None:

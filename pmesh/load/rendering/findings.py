@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pmesh.environment import Environment, slow_variants
 from pmesh.units import duration_text, percent_text
 
 if TYPE_CHECKING:
-    from pmesh.environment import Environment
     from pmesh.load.profiles import Reference
     from pmesh.load.report import Report, Search
 
@@ -181,7 +181,7 @@ def notices_of(report: Report) -> list[Notice]:
     """What speaks against taking the figures as they are, gravest first."""
     plan, counts = report.plan, report.counts
     found = [Notice(f"The account does not balance: {fault}. This is a bug in pmesh.", True) for fault in report.faults]
-    build = [name for name in ("debug", "trace") if report.environment.build.get(name)]
+    build = slow_variants(report.environment.build)
     if build:
         found.append(Notice(f"Measured on a {' and '.join(build)} build of pmesh: the figures mean nothing.", True))
     if not counts.handled:

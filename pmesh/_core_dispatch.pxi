@@ -565,6 +565,7 @@ cdef class Dispatcher:
                 self.schedule()
 
     cdef int run_calls(self) except -1:
+        """Call what is to be called in the loop, until nothing is left or the slice is over."""
         cdef object function
         cdef tuple args
         self.leave()
@@ -574,12 +575,17 @@ cdef class Dispatcher:
             while self.calls:
                 function, args = self.calls.popleft()
                 function(*args)
-        except BaseException:
+                self.budget -= 1
+                # Threads may ask for more calls than are made meanwhile.
+                if self.budget <= 0 or (self.budget % 16 == 0 and self.clock.now() >= self.slice_end_ns):
+                    break
+        finally:
             # SystemExit or KeyboardInterrupt goes through the loop; the rest is called when it runs again.
-            with cython.critical_section(self):
-                self.has_calls = True
-            raise
-        self.now_is_fresh = False
+            if self.calls:
+                with cython.critical_section(self):
+                    self.has_calls = True
+            self.now_ns = self.clock.now()
+            self.now_is_fresh = False
         return 0
 
     cdef int run_wakes(self) except -1:
@@ -947,8 +953,11 @@ cdef class Dispatcher:
         """
         if PyThread_get_thread_ident() == self.thread_id:
             self.bury_in_loop(cell, message, kind, error)
-        else:
+        elif message.windowed or message.reply is not None or cell.watched:
             self.call(self._bury_later, (cell, message, kind, error))
+        else:
+            # Threads that tell more than the loop can keep up with would else fill it with calls for what was dropped.
+            self.tell_dead_letters(cell, message, kind)
         return 0
 
     def _bury_later(self, Cell cell, Message message, str kind, error):
@@ -964,6 +973,10 @@ cdef class Dispatcher:
                 message.reply.settle(None, error)
         if cell.watched:
             self.check_quiet(cell)
+        self.tell_dead_letters(cell, message, kind)
+        return 0
+
+    cdef int tell_dead_letters(self, Cell cell, Message message, str kind) except -1:
         try:
             self.hooks.on_dead_letter(kind, message, cell.ref)
         except Exception as raised:

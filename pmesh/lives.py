@@ -450,6 +450,7 @@ class Lives:
         """
         seconds = self._seconds_left()
         is_late = False
+        limit: asyncio.TimerHandle
 
         def cut_short() -> None:
             nonlocal is_late, limit
@@ -601,6 +602,8 @@ class Lives:
             target.watchers.pop(watcher, None)
         if watcher.watching is not None:
             watcher.watching.pop(target, None)
+        if target.state is not State.STOPPED:
+            return  # nobody has been told, and there may be much mail to look through
         for message in watcher.cell.waiting():
             if isinstance(message.payload, Terminated) and message.payload.ref is target.cell.ref:
                 watcher.cell.withdraw(message)

@@ -175,6 +175,7 @@ def _look(mesh_ref: weakref.ref[Coordinator], seconds: float, wake: threading.Ev
             again = mesh._dispatcher.step_in_hand()
             if again is not None and again[0] == number:
                 mesh.stalls.add(_stall(step[1], now_ns - since_ns, None, stack))
+            del again
         del mesh, step  # the thread does not keep them alive while it sleeps
 
 

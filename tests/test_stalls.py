@@ -441,3 +441,20 @@ def test_the_shortest_and_the_longest_time_work(run: Run, mesh: Mesh, value: flo
             assert bool(bus.stalls.count) == (value < 1.0)
 
     run(main)
+
+
+def test_the_thread_keeps_no_agent_that_it_has_reported(run: Run, mesh: Mesh) -> None:
+    async def main() -> None:
+        class Blocking(Blocker):
+            def on_start(self) -> None:  # type: ignore[override]
+                assert self.block()
+
+        # The thread that reported sleeps for half of this while the agent is looked for.
+        async with mesh(stall_after=0.5) as bus:
+            ref = await bus.spawn(Blocking)
+            instance = weakref.ref(bus._life_of(ref).cell.agent)
+            await bus.stop(ref)
+            gc.collect()
+            assert instance() is None
+
+    run(main)

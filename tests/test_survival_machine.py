@@ -55,6 +55,10 @@ class Escape(Exception):
     pass
 
 
+class Abort(BaseException):
+    """As test frameworks raise; only in hooks."""
+
+
 @dataclasses.dataclass(slots=True)
 class Work:
     sender: str
@@ -110,7 +114,7 @@ class World:
 
     def stumble(self) -> None:
         if self.rng.random() < self.trouble:
-            raise self.rng.choice((ValueError, KeyError, OSError, Escape))("in a hook")
+            raise self.rng.choice((ValueError, KeyError, OSError, Escape, Abort))("in a hook")
 
     async def hook(self) -> None:
         if self.rng.random() < 0.2:
@@ -121,7 +125,7 @@ class World:
         """In a task of its own; what pmesh says about it is no fault."""
 
         async def answered() -> None:
-            with contextlib.suppress(PmeshError, ValueError, KeyError, OSError, Escape):
+            with contextlib.suppress(PmeshError, ValueError, KeyError, OSError, Escape, Abort):
                 await awaitable
 
         task = asyncio.get_running_loop().create_task(answered())
@@ -286,7 +290,7 @@ class Worker(Agent):
             case "sibling":
                 if world.supervisors:
                     supervisor = world.rng.choice(world.supervisors)
-                    with contextlib.suppress(PmeshError, ValueError, KeyError, OSError, Escape):
+                    with contextlib.suppress(PmeshError, ValueError, KeyError, OSError, Escape, Abort):
                         await supervisor.spawn(Worker, world, **world.options())
         return "done"
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pmesh import Agent, AgentStopped, Coordinator, MailboxPolicy, Overflow, PmeshError
+from pmesh import (
+    Agent,
+    AgentStopped,
+    Coordinator,
+    DeadLetter,
+    DeadLetterKind,
+    MailboxFull,
+    MailboxPolicy,
+    Overflow,
+    PmeshError,
+)
 from pmesh.testing.loop import VirtualTimeLoop
 
 Run = Callable[..., Any]
@@ -440,5 +451,71 @@ def test_tell_from_threads_while_the_coordinator_is_left_is_counted_once_each(
         assert counters.accepted == sum(accepted) == counters.handled + counters.dead
         assert counters.sent == sum(sent) + 1
         assert counters.pending == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("policy", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
+def test_threads_that_never_stop_telling_do_not_keep_the_loop_from_its_turns_nor_pile_up_what_is_dropped(
+    run: Run, mesh: Mesh, loop_kind: str, policy: Overflow
+) -> None:
+    async def main() -> None:
+        over = threading.Event()
+        asks: list[asyncio.Future[Any]] = []
+        async with mesh() as bus:
+            ref = await bus.spawn(lambda payload: None, mailbox=MailboxPolicy(4, overflow=policy))
+
+            def work(thread: int) -> None:
+                while not over.is_set():
+                    ref.tell_many(range(100))
+
+            threads, errors = start(work)
+            for _ in range(30):
+                asks.append(asyncio.ensure_future(ref.ask(1)))
+                await asyncio.sleep(0)
+            stats = bus.stats()
+            letters = sum(bus.dead_letters.counts.values())
+            over.set()
+            # Read one after the other: meanwhile each thread drops a call's worth, and a little more.
+            assert letters >= stats.dropped - THREADS * 200
+            await finished(threads)
+            assert errors == []
+            await asyncio.gather(*asks, return_exceptions=True)
+        assert stats.dropped > 0
+        assert bus.dead_letters.counts[DeadLetterKind.DROPPED] == bus.stats().dropped
+
+    run(main)
+
+
+def test_what_threads_cause_in_the_loop_leaves_it_its_turn_when_the_slice_is_over(run: Run, mesh: Mesh) -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        letters: list[object] = []
+        seen: list[int] = []
+
+        def take(letter: DeadLetter) -> None:
+            letters.append(letter.payload)
+            loop.advance(0.0001)
+
+        def look() -> None:
+            seen.append(len(letters))
+            if len(letters) < 200:
+                loop.call_soon(look)
+
+        async with mesh() as bus:
+            ref = await bus.spawn(lambda payload: None, mailbox=MailboxPolicy(200, overflow=Overflow.DROP_OLDEST))
+            bus.suspend(ref)
+            bus.dead_letters.subscribe(take)
+            # Asks that a thread displaces are answered in the loop.
+            asks = [asyncio.ensure_future(ref.ask(number)) for number in range(200)]
+            await asyncio.sleep(0)
+            thread = threading.Thread(target=ref.tell_many, args=(range(200),))
+            thread.start()
+            thread.join()
+            loop.call_soon(look)
+            assert all(isinstance(error, MailboxFull) for error in await asyncio.gather(*asks, return_exceptions=True))
+            assert letters == list(range(200))
+        # The slice is a millisecond, ten of them; the clock is read at every sixteenth.
+        assert max(after - before for before, after in itertools.pairwise(seen)) <= 32
 
     run(main)

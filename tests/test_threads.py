@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -288,6 +289,42 @@ def test_agents_that_stop_meanwhile_lose_nothing_uncounted(run: Run, mesh: Mesh,
         assert bus.stats().sent == sum(sent)
 
     run(main)
+
+
+def test_totals_read_in_a_thread_show_agents_that_stop_meanwhile_once_each(run: Run, mesh: Mesh) -> None:
+    """From the living into the total of those that have stopped: in neither, or in both, for nobody to see."""
+    agents = 300
+    interval = sys.getswitchinterval()
+
+    async def main() -> None:
+        async with mesh() as bus:
+            refs = [await bus.spawn(lambda payload: payload) for _ in range(agents)]
+            for ref in refs:
+                await ref.ask(0)
+            over = threading.Event()
+            looks = [0] * THREADS
+            seen: set[tuple[int, int]] = set()
+
+            def look(thread: int) -> None:
+                while not over.is_set():
+                    seen.add((bus.stats().handled, bus.totals().handled))
+                    looks[thread] += 1
+
+            threads, errors = start(look)
+            while not all(looks) and not errors:
+                await asyncio.sleep(0)
+            for ref in refs:
+                await bus.stop(ref)
+            over.set()
+            await finished(threads)
+            assert errors == []
+            assert seen == {(agents, agents)}
+
+    sys.setswitchinterval(1e-6)
+    try:
+        run(main)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 # Closed loops.

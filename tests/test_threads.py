@@ -433,6 +433,31 @@ def test_a_tell_that_overflows_while_the_loop_is_closed_counts_its_message_and_r
     assert (stats.sent, stats.dropped, stats.rejected) == ((2, 0, 1) if policy is Overflow.STOP else (2, 1, 0))
 
 
+def test_a_tell_that_meets_the_very_end_of_the_loop_is_refused_and_counted(
+    run: Run, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop is closed after the teller has looked whether it is, and before it is called."""
+
+    def closed(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    async def main() -> None:
+        async with mesh() as bus:
+            ref = await bus.spawn(lambda payload: payload)
+            await asyncio.sleep(0.001)
+            outcomes: list[bool] = []
+            thread = threading.Thread(target=lambda: outcomes.extend([ref.tell(1), ref.tell(2)]))
+            with monkeypatch.context() as patch:
+                patch.setattr(asyncio.get_running_loop(), "call_soon_threadsafe", closed)
+                thread.start()
+                thread.join()
+            assert outcomes == [False, False]
+            counters = ref.counters()
+            assert (counters.sent, counters.rejected, counters.accepted) == (2, 2, 0)
+
+    run(main)
+
+
 def test_tell_after_asyncio_run_ended_returns_false(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> tuple[Any, Any]:
         bus = mesh()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -42,20 +43,26 @@ class Choices(Protocol):
 
 
 def _documents() -> tuple[dict[str, Any], ...]:
-    """One row of each kind will do, or most changes would be of the series and the agents."""
+    """Small ones, so that there is time for many. One row of each kind will do: most changes would be of those."""
     reports = [load_samples.report(), load_samples.report("medium", open_loop=True), load_samples.nothing_handled()]
     small = [dataclasses.replace(report, series=report.series[:2], agents=report.agents[:1]) for report in reports]
     step = Step(1_000.0, 999.5, 1.0, 60_000, 900_000, 1_000_000, 900_000.0, True)
     search = Search("low", "p99<5ms", (step,), 1_000.0, 2_000.0)
-    return (
+    documents = (
         as_document(load_samples.ENVIRONMENT, small[:1]),
         as_document(load_samples.ENVIRONMENT, small[1:]),
         as_document(load_samples.ENVIRONMENT, small[:2], [search]),
         as_document(load_samples.ENVIRONMENT, [], [search]),
     )
-
-
-DOCUMENTS = _documents()
+    seeds = itertools.count()
+    for document in documents:
+        for part in document["profiles"]:
+            for name in part["histograms"]:
+                part["histograms"][name] = load_samples.recorder(next(seeds), 20).encode()
+            for point in part["series"]:
+                point["histogram"] = load_samples.recorder(next(seeds), 20).encode()
+        mend(document)
+    return documents
 
 
 def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -64,9 +71,6 @@ def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from places(item, (*way, key))
-
-
-PLACES = tuple(tuple(way for way in places(document) if way) for document in DOCUMENTS)
 
 
 def edited(choices: Choices) -> dict[str, Any]:
@@ -162,3 +166,7 @@ def _mend_verdicts(part: Any) -> None:
 def as_json(document: Any) -> bytes:
     """A document as a file would hold it, also one that JSON has no words for."""
     return json.dumps(document).encode(errors="surrogatepass")
+
+
+DOCUMENTS = _documents()
+PLACES = tuple(tuple(way for way in places(document) if way) for document in DOCUMENTS)

@@ -555,6 +555,12 @@ def test_a_mutated_document_reads_or_is_refused_in_one_line(document: dict[str, 
     fuzz_checks.check_report(document)
 
 
+@pytest.mark.parametrize("document", fuzz_edits.DOCUMENTS)
+def test_the_reports_that_are_changed_are_right_before(document: dict[str, Any]) -> None:
+    read_document(copy.deepcopy(document))
+    fuzz_checks.check_report(copy.deepcopy(document))
+
+
 class Drawn:
     """The `Choices` of `fuzz_edits`, drawn by hypothesis."""
 

@@ -202,8 +202,9 @@ def _hlog_line(interval: Interval) -> str:
     frozen = interval.recorder.snapshot()
     # Milliseconds by convention, whatever the reader scales by.
     max_milliseconds = max(frozen.max, 0) / 1e6
+    # Added to 0.0, so that no -0.0 is written with its sign.
     return (
-        f"Tag={tag},{interval.start_seconds:.3f},{interval.length_seconds:.3f},{max_milliseconds:.3f},"
+        f"Tag={tag},{interval.start_seconds + 0.0:.3f},{interval.length_seconds + 0.0:.3f},{max_milliseconds:.3f},"
         f"{frozen.encode()}\n"
     )
 
@@ -293,6 +294,9 @@ def _decode_payload(payload: bytes) -> tuple[_Layout, dict[int, int]]:
             " (twice that or more, below 2**63)"
         )
     layout = _Layout(lowest, highest, digits)
+    # As in `AbstractHistogram.init`: the first buckets alone would reach beyond 63 bits.
+    if layout.unit_log2 + layout.half_log2 > 61:
+        raise InvalidArgument(f"no histogram has {digits} significant digits from {lowest}: that is more than 63 bits")
     counters: dict[int, int] = {}
     index = 0
     for number in _signed_numbers(payload[_HEADER.size :]):

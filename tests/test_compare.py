@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import fuzz_checks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -479,15 +480,7 @@ def test_a_limit_that_is_no_text_is_named() -> None:
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(["p99", ":", "10", "%", " ", ".", "success", "x"])).map("".join)))
 def test_any_text_is_a_limit_or_refused_at_a_column_of_its_own(text: str) -> None:
-    try:
-        limit = parse_limit(text)
-    except InvalidArgument as error:
-        match = re.match(r"limit .*, column (\d+): ", str(error))
-        assert match is not None
-        assert 1 <= int(match[1]) <= len(text) + 1
-        assert len(str(error).splitlines()) == 1
-    else:
-        assert parse_limit(limit.text) == limit
+    fuzz_checks.check_limit(text)
 
 
 def breaches(before: Report, after: Report, *limits: str) -> list[str]:

@@ -139,6 +139,23 @@ def test_an_expired_message_is_not_handled_and_one_in_time_is(run: Run, mesh: Me
     run(main)
 
 
+def test_the_time_to_live_of_tell_many_is_that_of_each_message(run: Run, mesh: Mesh) -> None:
+    async def slow(payload: int) -> None:
+        await asyncio.sleep(1.0)
+
+    async def main() -> None:
+        async with mesh() as bus:
+            ref = await bus.spawn(slow)
+            assert ref.tell_many(range(3), ttl=0.5) == 3
+            assert bus.tell_many(ref, range(3, 5), ttl=1.5) == 2
+            await asyncio.sleep(3.0)
+            assert [letter.payload for letter in bus.dead_letters] == [1, 2, 4]
+            counters = ref.counters()
+            assert (counters.handled, counters.expired) == (2, 3)
+
+    run(main)
+
+
 def test_counts_are_exact_and_the_newest_letters_are_kept() -> None:
     letters = DeadLetters(3)
     for number in range(25):

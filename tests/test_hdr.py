@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz_checks import check_histogram, check_hlog, enveloped, number, payload_of, sealed, trailer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorder_samples import HIGHEST_NS, recorder_of, state
@@ -62,36 +63,6 @@ def parts(text: str) -> tuple[bytes, bytes]:
     assert (cookie, length) == (0x1C849314, len(envelope) - 8)
     inflater = zlib.decompressobj()
     return inflater.decompress(envelope[8:]), inflater.unused_data
-
-
-def sealed(payload: bytes, trailer: bytes = b"", cookie: int = 0x1C849314, length: int | None = None) -> str:
-    """`payload` as an encoder would wrap it, or nearly."""
-    stream = zlib.compress(payload) + trailer
-    envelope = struct.pack(">II", cookie, len(stream) if length is None else length) + stream
-    return base64.b64encode(envelope).decode()
-
-
-def payload_of(
-    counts: bytes,
-    *,
-    cookie: int = 0x1C849313,
-    length: int | None = None,
-    offset: int = 0,
-    digits: int = 3,
-    lowest: int = 1,
-    highest: int = HIGHEST_NS,
-) -> bytes:
-    size = len(counts) if length is None else length
-    return struct.pack(">IIIIQQd", cookie, size, offset, digits, lowest, highest, 1.0) + counts
-
-
-def number(value: int) -> bytes:
-    """`value` as ZigZag LEB128-64b9B, written down once more from its definition."""
-    zigzag = value * 2 if value >= 0 else -value * 2 - 1
-    groups = [zigzag >> shift & 0x7F for shift in range(0, 56, 7)] + [zigzag >> 56]
-    while len(groups) > 1 and not groups[-1]:
-        groups.pop()
-    return bytes(group | 0x80 for group in groups[:-1]) + bytes(groups[-1:])
 
 
 def hdrh_of(hdrh: Any, values: list[int]) -> Any:
@@ -341,6 +312,10 @@ def test_the_wrappers_of_these_tests_make_what_is_accepted() -> None:
         (sealed(payload_of(b"\2", lowest=0)), r"from 0 \(1 or more\)"),
         (sealed(payload_of(b"\2", lowest=9, highest=17)), r"to 17 \(twice that or more"),
         (sealed(payload_of(b"\2", highest=2**63)), r"to 9223372036854775808 .*below 2\*\*63"),
+        (
+            sealed(payload_of(b"\2", lowest=2**52, highest=2**62)),
+            r"no histogram has 3 significant digits from 4503599627370496: that is more than 63 bits",
+        ),
         (sealed(payload_of(b"\x80")), "a number that breaks off"),
         (sealed(payload_of(number(-COUNTERS) + number(1))), "of 27648 counters holds 27649"),
         (sealed(payload_of(number(-(2**63)))), "of 27648 counters holds 9223372036854775808"),
@@ -364,15 +339,16 @@ def test_a_broken_encoding_is_refused_in_one_clear_line(text: str, message: str)
     assert len(str(caught.value)) < 250
 
 
+def test_the_largest_unit_that_a_histogram_can_have_is_decoded() -> None:
+    decoded = LatencyRecorder.decode(sealed(payload_of(number(-2_047) + number(1), lowest=2**51, highest=2**62)))
+    assert (decoded.count, decoded.above_range) == (1, 1)
+    assert (decoded.min, decoded.max) == (2_047 << 51, (2_048 << 51) - 1)
+
+
 @pytest.mark.parametrize("text", [None, 5, b"HISTFA==", ["HISTFA=="]])
 def test_only_a_str_is_decoded(text: Any) -> None:
     with pytest.raises(InvalidType, match="is a str of base64, not the "):
         LatencyRecorder.decode(text)
-
-
-def trailer_of(*numbers: int) -> bytes:
-    body = b"pmr1" + b"".join(map(number, numbers))
-    return body + struct.pack(">I", zlib.crc32(body))
 
 
 def test_a_trailer_that_fits_the_counts_is_believed() -> None:
@@ -414,21 +390,9 @@ def test_a_zip_bomb_is_refused_before_it_takes_memory(bomb: bytes) -> None:
         tracemalloc.stop()
 
 
-def decode_or_refuse(text: str) -> None:
-    """Anything but a recorder that is whole or InvalidArgument fails the test."""
-    try:
-        recorder = LatencyRecorder.decode(text)
-    except InvalidArgument as error:
-        assert str(error)
-        assert "\n" not in str(error)
-    else:
-        assert recorder.count == sum(count for _, _, count in recorder.counts())
-        assert recorder.min <= recorder.percentile(50) <= recorder.max
-
-
 @given(text=st.one_of(st.text(), st.binary().map(lambda raw: base64.b64encode(raw).decode())))
 def test_any_text_is_decoded_or_refused(text: str) -> None:
-    decode_or_refuse(text)
+    check_histogram(text)
 
 
 @given(
@@ -440,7 +404,7 @@ def test_any_text_is_decoded_or_refused(text: str) -> None:
     )
 )
 def test_any_stream_is_decoded_or_refused(stream: bytes) -> None:
-    decode_or_refuse(base64.b64encode(struct.pack(">II", 0x1C849314, len(stream)) + stream).decode())
+    check_histogram(enveloped(stream))
 
 
 @given(
@@ -450,7 +414,7 @@ def test_any_stream_is_decoded_or_refused(stream: bytes) -> None:
     highest=st.one_of(st.integers(0, 2**42), st.integers(0, 2**64 - 1)),
 )
 def test_any_payload_is_decoded_or_refused(counts: bytes, digits: int, lowest: int, highest: int) -> None:
-    decode_or_refuse(sealed(payload_of(counts, digits=digits, lowest=lowest, highest=highest)))
+    check_histogram(sealed(payload_of(counts, digits=digits, lowest=lowest, highest=highest)))
 
 
 @given(values=st.lists(anything, min_size=1, max_size=20), data=st.data())
@@ -466,6 +430,17 @@ def test_a_changed_byte_never_goes_by_unseen(values: list[int], data: st.DataObj
         return
     # The word size in the cookie and zlib's own flags may differ; what was recorded may not.
     assert state(decoded) == state(recorder)
+
+
+@given(values=st.lists(anything, min_size=1, max_size=20), data=st.data())
+def test_bytes_changed_below_the_compression_are_decoded_or_refused(values: list[int], data: st.DataObject) -> None:
+    payload, trailer = map(bytearray, parts(recorder_of(values).encode()))
+    for part in data.draw(st.lists(st.sampled_from([payload, trailer]), min_size=1, max_size=4)):
+        at = data.draw(st.integers(0, len(part)))
+        part[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    if data.draw(st.booleans()) and len(payload) >= 8:
+        payload[4:8] = struct.pack(">I", max(len(payload) - 40, 0))  # as many bytes as it declares
+    check_histogram(sealed(bytes(payload), bytes(trailer)))
 
 
 # Interval logs
@@ -531,6 +506,27 @@ def test_an_interval_at_an_impossible_time_is_refused(seconds: float) -> None:
         log_text([Interval("low", seconds, 1, LatencyRecorder())])
     with pytest.raises(InvalidArgument, match="the length of an interval is 0 s or more and finite, not "):
         log_text([Interval("low", 1, seconds, LatencyRecorder())])
+
+
+SECONDS = st.one_of(st.floats(), st.floats(0, 1e9), st.just(-0.0))
+
+
+@given(
+    tag=st.one_of(st.text(), st.text('ab, \t\r\n\x0b\x1c\x85\u2028#["')),
+    start=SECONDS,
+    length=SECONDS,
+    values=st.lists(anything, max_size=5),
+    comment=st.one_of(st.none(), st.text(), st.text("#[]\r\n\x0b\x85\u2028 ab")),
+)
+def test_any_interval_is_one_line_that_says_it_or_refused(
+    tag: str, start: float, length: float, values: list[int], comment: str | None
+) -> None:
+    check_hlog(tag, start, length, recorder_of(values), comment)
+
+
+def test_no_time_has_the_sign_of_a_negative_nothing() -> None:
+    line = log_text([Interval("low", -0.0, -0.0, LatencyRecorder())]).splitlines()[-1]
+    assert line.startswith("Tag=low,0.000,0.000,0.000,")
 
 
 def test_a_start_without_a_time_zone_is_refused() -> None:

@@ -242,6 +242,16 @@ def test_an_unknown_lane_is_an_error_and_counts_nothing(make: Make) -> None:
 # Bytes.
 
 
+@pytest.mark.parametrize("lane", ["normal", "control"])
+@pytest.mark.parametrize("way", [take_all, lambda mailbox: mailbox.clear()], ids=["taken", "discarded"])
+def test_the_bytes_of_a_message_that_left_are_free_again(make: Make, lane: str, way: Callable[[Any], object]) -> None:
+    mailbox = make(max_bytes=10)
+    for _ in range(3):
+        assert mailbox.offer(b"x" * 10, lane=lane) == ("accepted", [])
+        assert mailbox.offer(b"x", lane=lane) == ("full", [])
+        way(mailbox)
+
+
 def test_bytes_of_waiting_payloads_are_bounded_by_max_bytes(make: Make) -> None:
     mailbox = make(100, max_bytes=10)
     assert mailbox.offer(b"12345") == ("accepted", [])

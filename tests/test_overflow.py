@@ -47,6 +47,17 @@ class Held(Agent):
         self.reason = reason
 
 
+class Eager(Agent):
+    """Takes whatever it gets, numbers with an imaginary part before all else."""
+
+    def receive(self, payload: Any) -> None:
+        pass
+
+    @handler(lane="control")
+    def control(self, payload: complex) -> None:
+        pass
+
+
 async def held(bus: Any, capacity: int = 2, **policy: Any) -> tuple[Any, Held]:
     """A `Held` agent with 0 in its handler and 1 to `capacity` in its full mailbox."""
     made: list[Held] = []
@@ -382,6 +393,54 @@ def test_send_waits_for_bytes_as_it_does_for_places(run: Run, mesh: Mesh) -> Non
             agent.gate.set()
             await asyncio.gather(*sends)
         assert agent.handled == [0, 1, 2, 3, "two", "one"]
+
+    run(main)
+
+
+def test_a_send_that_would_fit_waits_behind_one_that_does_not(run: Run, mesh: Mesh) -> None:
+    handled: list[Any] = []
+
+    async def main() -> None:
+        permits = asyncio.Semaphore(0)
+
+        async def handle(payload: Any) -> None:
+            await permits.acquire()
+            handled.append(payload)
+
+        policy = MailboxPolicy(max_bytes=3, size=lambda payload: 2 if payload == "two" else 1)
+        async with mesh() as bus:
+            ref = await bus.spawn(handle, mailbox=policy)
+            for payload in range(4):
+                ref.tell(payload)
+                await asyncio.sleep(0.001)
+            sends = [asyncio.ensure_future(ref.send("two"))]
+            await asyncio.sleep(0.001)
+            permits.release()
+            await asyncio.sleep(0.001)
+            assert (ref.depth, handled) == (2, [0])  # a byte is free, which is not enough for the one that waits
+            sends.append(asyncio.ensure_future(ref.send("one")))
+            await asyncio.sleep(0.001)
+            assert [send.done() for send in sends] == [False, False]
+            for _ in range(5):
+                permits.release()
+            await asyncio.gather(*sends)
+        assert handled == [0, 1, 2, 3, "two", "one"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("payload", ["normal", 1j], ids=["normal", "control"])
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_any_number_of_sends_one_after_the_other_find_room_in_either_lane(
+    run: Run, mesh: Mesh, payload: Any, capacity: int
+) -> None:
+    async def main() -> None:
+        async with mesh() as bus:
+            ref = await bus.spawn(Eager, mailbox=MailboxPolicy(capacity))
+            for _ in range(10):
+                await ref.send(payload, timeout=1.0)
+                await asyncio.sleep(0.001)
+            account(ref, sent=10, accepted=10, handled=10)
 
     run(main)
 

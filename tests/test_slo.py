@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from typing import Any
 
+import fuzz_checks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,37 +26,37 @@ from pmesh.slo import (
 )
 from pmesh.units import observed_text
 
+SPELLINGS = [
+    ("p50<500us", "p50<500us", "p50", "<", 500_000),
+    ("p90<=5ms", "p90<=5ms", "p90", "<=", 5_000_000),
+    ("p99.9>200ns", "p99.9>200ns", "p99.9", ">", 200),
+    ("p99.99>=1.5s", "p99.99>=1.5s", "p99.99", ">=", 1_500_000_000),
+    ("mean<1m", "mean<1m", "mean", "<", 60_000_000_000),
+    ("max<2min", "max<2m", "max", "<", 120_000_000_000),
+    ("p95<5\u00b5s", "p95<5us", "p95", "<", 5_000),
+    ("p95<5\u03bcs", "p95<5us", "p95", "<", 5_000),
+    ("P99<5MS", "p99<5ms", "p99", "<", 5_000_000),
+    (" queue.p99 < 0.50 ms ", "queue.p99<0.5ms", "queue.p99", "<", 500_000),
+    ("service.mean<.5us", "service.mean<0.5us", "service.mean", "<", 500),
+    ("response.max<007s", "response.max<7s", "response.max", "<", 7_000_000_000),
+    ("send_delay.p99.9<1.ms", "send_delay.p99.9<1ms", "send_delay.p99.9", "<", 1_000_000),
+    ("success>=99.5%", "success>=99.5%", "success", ">=", 0.995),
+    ("success >= 99.9 %", "success>=99.9%", "success", ">=", 0.999),
+    ("success>=100%", "success>=100%", "success", ">=", 1.0),
+    ("throughput>=5000/s", "throughput>=5000/s", "throughput", ">=", 5_000),
+    ("throughput>=50 k / s", "throughput>=50k/s", "throughput", ">=", 50_000),
+    ("throughput>=50K/s", "throughput>=50k/s", "throughput", ">=", 50_000),
+    ("throughput>1.2M/s", "throughput>1.2M/s", "throughput", ">", 1_200_000),
+    ("memory_per_agent<3MB", "memory_per_agent<3MB", "memory_per_agent", "<", 3_000_000),
+    ("memory_per_agent<3mib", "memory_per_agent<3MiB", "memory_per_agent", "<", 3 * 2**20),
+    ("overhead<512KiB", "overhead<512KiB", "overhead", "<", 2**19),
+    ("overhead<1.5gb", "overhead<1.5GB", "overhead", "<", 1_500_000_000),
+    ("overhead<=800B", "overhead<=800B", "overhead", "<=", 800),
+]
+NORMALISED = {spelling[1] for spelling in SPELLINGS}
 
-@pytest.mark.parametrize(
-    ("text", "normalised", "figure", "comparison", "bound"),
-    [
-        ("p50<500us", "p50<500us", "p50", "<", 500_000),
-        ("p90<=5ms", "p90<=5ms", "p90", "<=", 5_000_000),
-        ("p99.9>200ns", "p99.9>200ns", "p99.9", ">", 200),
-        ("p99.99>=1.5s", "p99.99>=1.5s", "p99.99", ">=", 1_500_000_000),
-        ("mean<1m", "mean<1m", "mean", "<", 60_000_000_000),
-        ("max<2min", "max<2m", "max", "<", 120_000_000_000),
-        ("p95<5\u00b5s", "p95<5us", "p95", "<", 5_000),
-        ("p95<5\u03bcs", "p95<5us", "p95", "<", 5_000),
-        ("P99<5MS", "p99<5ms", "p99", "<", 5_000_000),
-        (" queue.p99 < 0.50 ms ", "queue.p99<0.5ms", "queue.p99", "<", 500_000),
-        ("service.mean<.5us", "service.mean<0.5us", "service.mean", "<", 500),
-        ("response.max<007s", "response.max<7s", "response.max", "<", 7_000_000_000),
-        ("send_delay.p99.9<1.ms", "send_delay.p99.9<1ms", "send_delay.p99.9", "<", 1_000_000),
-        ("success>=99.5%", "success>=99.5%", "success", ">=", 0.995),
-        ("success >= 99.9 %", "success>=99.9%", "success", ">=", 0.999),
-        ("success>=100%", "success>=100%", "success", ">=", 1.0),
-        ("throughput>=5000/s", "throughput>=5000/s", "throughput", ">=", 5_000),
-        ("throughput>=50 k / s", "throughput>=50k/s", "throughput", ">=", 50_000),
-        ("throughput>=50K/s", "throughput>=50k/s", "throughput", ">=", 50_000),
-        ("throughput>1.2M/s", "throughput>1.2M/s", "throughput", ">", 1_200_000),
-        ("memory_per_agent<3MB", "memory_per_agent<3MB", "memory_per_agent", "<", 3_000_000),
-        ("memory_per_agent<3mib", "memory_per_agent<3MiB", "memory_per_agent", "<", 3 * 2**20),
-        ("overhead<512KiB", "overhead<512KiB", "overhead", "<", 2**19),
-        ("overhead<1.5gb", "overhead<1.5GB", "overhead", "<", 1_500_000_000),
-        ("overhead<=800B", "overhead<=800B", "overhead", "<=", 800),
-    ],
-)
+
+@pytest.mark.parametrize(("text", "normalised", "figure", "comparison", "bound"), SPELLINGS)
 def test_an_objective_says_figure_comparison_and_bound(
     text: str, normalised: str, figure: str, comparison: str, bound: float
 ) -> None:
@@ -144,19 +144,28 @@ TOKENS = st.sampled_from(
 )
 
 
-@given(st.one_of(st.text(), st.lists(TOKENS, max_size=8).map("".join)))
+LINES = st.one_of(st.text(), st.lists(TOKENS, max_size=8).map("".join))
+
+
+@given(LINES)
 def test_any_text_is_an_objective_or_refused_at_a_column_of_its_own(text: str) -> None:
-    try:
-        objective = parse_objective(text)
-    except InvalidArgument as error:
-        message = str(error)
-        match = re.match(r"objective .*, column (\d+): ", message)
-        assert match is not None
-        assert 1 <= int(match[1]) <= len(text) + 1
-        assert len(message.splitlines()) == 1
-    else:
-        assert parse_objective(objective.text) == objective
-        assert not re.search(r"\s", objective.text)
+    fuzz_checks.check_objective(text)
+
+
+@given(LINES)
+def test_any_text_is_a_duration_and_a_share_or_refused_at_a_column_of_its_own(text: str) -> None:
+    fuzz_checks.check_duration(text)
+    fuzz_checks.check_share(text)
+
+
+@given(st.sampled_from(sorted(NORMALISED)), st.data())
+def test_an_objective_with_a_letter_changed_is_one_or_refused_at_a_column_of_its_own(
+    text: str, data: st.DataObject
+) -> None:
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text)))
+        text = text[:at] + data.draw(st.text(max_size=2)) + text[at + data.draw(st.integers(0, 2)) :]
+    fuzz_checks.check_line(text)
 
 
 @given(

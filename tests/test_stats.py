@@ -85,3 +85,20 @@ def test_stats_have_each_agent_and_the_total_of_stopped_ones(run: Any, mesh: Any
             assert stats.imbalance is None
 
     run(main)
+
+
+def test_totals_are_those_of_stats_with_stopped_agents_and_unknown_names(run: Any, mesh: Any) -> None:
+    async def main() -> None:
+        async with mesh() as bus:
+            kept, gone = await bus.spawn(Echo), await bus.spawn(Echo)
+            for ref in (kept, gone):
+                await ref.ask(0)
+            await bus.stop(gone)
+            gone.tell(0)
+            with pytest.raises(UnknownAgent):
+                bus.tell("nobody", 0)
+            terms = {name: getattr(bus.stats(), name) for name in bus.totals().as_dict()}
+            assert bus.totals().as_dict() == terms
+            assert (terms["sent"], terms["accepted"], terms["rejected"]) == (4, 2, 2)
+
+    run(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import logging
 import weakref
@@ -120,6 +121,40 @@ def test_a_failing_agent_is_restarted_by_default_with_a_new_instance_behind_the_
             assert (stats.handled, stats.failed, stats.pending) == (3, 1, 0)
             assert stats.imbalance is None
         assert words(diary, "w") == ["made", "start", "stop restarted", "made", "start", "stop shutdown"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_what_an_instance_set_in_context_variables_ends_with_it(
+    run: Run, mesh: Mesh, loop_kind: str, kind: str
+) -> None:
+    tenant = contextvars.ContextVar("tenant", default="nobody")
+
+    def handle(payload: str) -> str:
+        if payload == "fail":
+            raise Boom
+        if payload == "look":
+            return tenant.get()
+        tenant.set(payload)
+        return payload
+
+    class Plain(Agent):
+        def receive(self, payload: str) -> str:  # type: ignore[override]
+            return handle(payload)
+
+    class Async(Agent):
+        async def receive(self, payload: str) -> str:
+            return handle(payload)
+
+    async def main() -> None:
+        async with mesh() as bus:
+            ref = await bus.spawn(Plain if kind == "plain" else Async)
+            await ref.ask("ann")
+            assert await ref.ask("look") == "ann"
+            ref.tell("fail")
+            assert await ref.ask("look") == "nobody"
+            assert bus.restarts(ref) == 1
 
     run(main)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -301,6 +302,42 @@ def test_agents_that_stop_meanwhile_lose_nothing_uncounted(run: Run, mesh: Mesh,
     run(main)
 
 
+def test_totals_read_in_a_thread_show_agents_that_stop_meanwhile_once_each(run: Run, mesh: Mesh) -> None:
+    """From the living into the total of those that have stopped: in neither, or in both, for nobody to see."""
+    agents = 300
+    interval = sys.getswitchinterval()
+
+    async def main() -> None:
+        async with mesh() as bus:
+            refs = [await bus.spawn(lambda payload: payload) for _ in range(agents)]
+            for ref in refs:
+                await ref.ask(0)
+            over = threading.Event()
+            looks = [0] * THREADS
+            seen: set[tuple[int, int]] = set()
+
+            def look(thread: int) -> None:
+                while not over.is_set():
+                    seen.add((bus.stats().handled, bus.totals().handled))
+                    looks[thread] += 1
+
+            threads, errors = start(look)
+            while not all(looks) and not errors:
+                await asyncio.sleep(0)
+            for ref in refs:
+                await bus.stop(ref)
+            over.set()
+            await finished(threads)
+            assert errors == []
+            assert seen == {(agents, agents)}
+
+    sys.setswitchinterval(1e-6)
+    try:
+        run(main)
+    finally:
+        sys.setswitchinterval(interval)
+
+
 # Closed loops.
 
 
@@ -405,6 +442,31 @@ def test_a_tell_that_overflows_while_the_loop_is_closed_counts_its_message_and_r
     stats = bus.stats()
     assert stats.imbalance is None
     assert (stats.sent, stats.dropped, stats.rejected) == ((2, 0, 1) if policy is Overflow.STOP else (2, 1, 0))
+
+
+def test_a_tell_that_meets_the_very_end_of_the_loop_is_refused_and_counted(
+    run: Run, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop is closed after the teller has looked whether it is, and before it is called."""
+
+    def closed(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    async def main() -> None:
+        async with mesh() as bus:
+            ref = await bus.spawn(lambda payload: payload)
+            await asyncio.sleep(0.001)
+            outcomes: list[bool] = []
+            thread = threading.Thread(target=lambda: outcomes.extend([ref.tell(1), ref.tell(2)]))
+            with monkeypatch.context() as patch:
+                patch.setattr(asyncio.get_running_loop(), "call_soon_threadsafe", closed)
+                thread.start()
+                thread.join()
+            assert outcomes == [False, False]
+            counters = ref.counters()
+            assert (counters.sent, counters.rejected, counters.accepted) == (2, 2, 0)
+
+    run(main)
 
 
 def test_tell_after_asyncio_run_ended_returns_false(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:

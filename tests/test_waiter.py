@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pmesh import MailboxPolicy
 from pmesh._core import Waiter
 
 Look = Callable[[Waiter, "asyncio.Future[str]"], Awaitable[None]]
@@ -37,6 +38,16 @@ def while_asking(run: Any, mesh: Any) -> Callable[[Look], None]:
                 answer.set_result("answer")
 
     return lambda look: run(main, look)
+
+
+def test_all_tasks_that_wait_go_on_when_there_are_more_than_one_slice_resumes(run: Any, mesh: Any) -> None:
+    async def main() -> None:
+        async with mesh() as bus:
+            agent = await bus.spawn(lambda payload: payload, mailbox=MailboxPolicy(capacity=10_000))
+            answers = await asyncio.gather(*[agent.ask(number) for number in range(10_000)])
+            assert answers == list(range(10_000))
+
+    run(main)
 
 
 @pytest.mark.parametrize("kind", ["Task", "tasks._PyTask"], ids=["in C", "in Python"])

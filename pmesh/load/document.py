@@ -7,6 +7,7 @@ from others really do, that objectives and histograms can be read.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import math
 import os
@@ -35,7 +36,7 @@ from pmesh.load.report import (
 )
 from pmesh.load.resources import Resources
 from pmesh.load.schema import describe, schema_problem
-from pmesh.slo import Verdict, parse_objective
+from pmesh.slo import Objective, Verdict, parse_objective
 
 __all__ = ["Document", "read_document"]
 
@@ -118,6 +119,7 @@ def _build(content: object, name: str) -> Document:
     assert isinstance(content, dict)
     environment = Environment(**content["environment"])
     try:
+        _check_start(environment)
         return Document(
             environment,
             tuple(_report(part, environment, f"profiles[{index}]") for index, part in enumerate(content["profiles"])),
@@ -142,7 +144,19 @@ def _check_schema_name(content: object, name: str) -> None:
 
 
 class _Mismatch(Exception):
-    """Parts of a document that follow the schema and contradict each other, in words."""
+    """Parts of a document that follow the schema and cannot be, alone or beside each other, in words."""
+
+
+def _check_start(environment: Environment) -> None:
+    try:
+        zone = datetime.datetime.fromisoformat(environment.started_at).tzinfo
+    except ValueError:
+        zone = None
+    if zone is None:
+        raise _Mismatch(
+            f"environment.started_at is {describe(environment.started_at)}; it must be a date and a time with its"
+            " offset from UTC, such as 2026-11-23T12:00:00+00:00"
+        )
 
 
 def _report(part: Mapping[str, Any], environment: Environment, path: str) -> Report:
@@ -193,6 +207,10 @@ def _recorder(text: str, path: str) -> LatencyRecorder:
 def _point(row: Mapping[str, Any], path: str) -> Point:
     kept = {name: value for name, value in row.items() if name != "histogram"}
     point = Point(**kept, recorder=_recorder(row["histogram"], f"{path}.histogram"))
+    if point.interval_ns > point.at_ns:
+        raise _Mismatch(
+            f"{path}.interval_ns is {point.interval_ns}, and it ended at {point.at_ns}: before the run it cannot begin"
+        )
     held = Spread.of(point.recorder)
     for name in ("count", "p50", "p99", "max"):
         field = f"latency_{name}" if name == "count" else f"latency_{name}_ns"
@@ -206,11 +224,18 @@ def _soak(part: Mapping[str, Any]) -> Soak:
     return Soak(part["duration_ns"], Drift(**part["p99"]), Drift(**part["rss"]))
 
 
-def _verdict(row: Mapping[str, Any], path: str) -> Verdict:
+def _objective(text: str, path: str) -> Objective:
     try:
-        objective = parse_objective(row["objective"])
+        return parse_objective(text)
     except InvalidArgument as error:
-        raise _Mismatch(f"{path}.objective is none: {error}") from None
+        problem = str(error)  # which quotes all of the text, that may be long
+        raise _Mismatch(
+            f"{path}.objective is none: {problem if len(problem) <= 300 else f'{problem[:297]}...'}"
+        ) from None
+
+
+def _verdict(row: Mapping[str, Any], path: str) -> Verdict:
+    objective = _objective(row["objective"], path)
     observed = row["observed"]
     passed = observed is not None and objective.holds(observed)
     if row["passed"] is not passed:
@@ -219,10 +244,7 @@ def _verdict(row: Mapping[str, Any], path: str) -> Verdict:
 
 
 def _search(part: Mapping[str, Any], path: str) -> Search:
-    try:
-        parse_objective(part["objective"])
-    except InvalidArgument as error:
-        raise _Mismatch(f"{path}.objective is none: {error}") from None
+    _objective(part["objective"], path)
     return Search(**{**part, "steps": tuple(Step(**step) for step in part["steps"])})
 
 

@@ -43,9 +43,11 @@ def schema_problem(value: object) -> str | None:
 
 
 def path_of(path: str, key: str | int) -> str:
-    """The JSON path of what `key` names within `path`."""
+    """The JSON path of what `key` names within `path`, for people: of a long key only its beginning."""
     if isinstance(key, int):
         return f"{path}[{key}]"
+    if len(key) > 60:
+        key = f"{key[:57]}..."
     if not key.isidentifier():
         return f"{path}[{json.dumps(key)}]"
     return f"{path}.{key}" if path else key

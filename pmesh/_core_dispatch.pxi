@@ -953,11 +953,8 @@ cdef class Dispatcher:
         """
         if PyThread_get_thread_ident() == self.thread_id:
             self.bury_in_loop(cell, message, kind, error)
-        elif message.windowed or message.reply is not None or cell.watched:
-            self.call(self._bury_later, (cell, message, kind, error))
         else:
-            # Threads that tell more than the loop can keep up with would else fill it with calls for what was dropped.
-            self.tell_dead_letters(cell, message, kind)
+            self.call(self._bury_later, (cell, message, kind, error))
         return 0
 
     def _bury_later(self, Cell cell, Message message, str kind, error):
@@ -973,10 +970,6 @@ cdef class Dispatcher:
                 message.reply.settle(None, error)
         if cell.watched:
             self.check_quiet(cell)
-        self.tell_dead_letters(cell, message, kind)
-        return 0
-
-    cdef int tell_dead_letters(self, Cell cell, Message message, str kind) except -1:
         try:
             self.hooks.on_dead_letter(kind, message, cell.ref)
         except Exception as raised:

@@ -16,7 +16,6 @@ from pmesh import (
     AgentStopped,
     Coordinator,
     DeadLetter,
-    DeadLetterKind,
     MailboxFull,
     MailboxPolicy,
     Overflow,
@@ -513,38 +512,6 @@ def test_tell_from_threads_while_the_coordinator_is_left_is_counted_once_each(
         assert counters.accepted == sum(accepted) == counters.handled + counters.dead
         assert counters.sent == sum(sent) + 1
         assert counters.pending == 0
-
-    run(main)
-
-
-@pytest.mark.parametrize("policy", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
-def test_threads_that_never_stop_telling_do_not_keep_the_loop_from_its_turns_nor_pile_up_what_is_dropped(
-    run: Run, mesh: Mesh, loop_kind: str, policy: Overflow
-) -> None:
-    async def main() -> None:
-        over = threading.Event()
-        asks: list[asyncio.Future[Any]] = []
-        async with mesh() as bus:
-            ref = await bus.spawn(lambda payload: None, mailbox=MailboxPolicy(4, overflow=policy))
-
-            def work(thread: int) -> None:
-                while not over.is_set():
-                    ref.tell_many(range(100))
-
-            threads, errors = start(work)
-            for _ in range(30):
-                asks.append(asyncio.ensure_future(ref.ask(1)))
-                await asyncio.sleep(0)
-            stats = bus.stats()
-            letters = sum(bus.dead_letters.counts.values())
-            over.set()
-            # Read one after the other: meanwhile each thread drops a call's worth, and a little more.
-            assert letters >= stats.dropped - THREADS * 200
-            await finished(threads)
-            assert errors == []
-            await asyncio.gather(*asks, return_exceptions=True)
-        assert stats.dropped > 0
-        assert bus.dead_letters.counts[DeadLetterKind.DROPPED] == bus.stats().dropped
 
     run(main)
 

@@ -21,34 +21,6 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 
-# What hardly touches the core, and makes half of the time that all of it takes.
-AWAY_FROM_THE_CORE = (
-    "test_bench_exports.py",
-    "test_bench_statistics.py",
-    "test_benchmark_tools.py",
-    "test_checks.py",
-    "test_compare.py",
-    "test_document.py",
-    "test_docs.py",
-    "test_drift.py",
-    "test_html.py",
-    "test_info.py",
-    "test_markdown.py",
-    "test_outputs.py",
-    "test_packaging.py",
-    "test_peers.py",
-    "test_plugin_docs.py",
-    "test_plugin_measuring.py",
-    "test_plugin_regressions.py",
-    "test_plugin_slo.py",
-    "test_pytest_plugin.py",
-    "test_readme.py",
-    "test_search.py",
-    "test_slo.py",
-    "test_tables.py",
-    "test_terminal.py",
-)
-
 # Each with its reason: what cannot run in such a process.
 EXCLUDED = {
     "test_cli.py": "the command warns on such a build, and its tests want the output to the letter",
@@ -132,12 +104,11 @@ def main(arguments: list[str]) -> int:
     if not sanitizers:
         sys.exit("this build of pmesh has no sanitizers; build it with PMESH_SANITIZE=address,undefined")
     if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
-        arguments = [*arguments, str(TESTS), *(f"--ignore={TESTS / name}" for name in AWAY_FROM_THE_CORE)]
+        arguments = [*arguments, str(TESTS), "--core-only"]
     for name, reason in EXCLUDED.items():
         print(f"not run: {name}: {reason}")
         # By the path from where pytest's configuration is.
         arguments += [f"--deselect={TESTS.name}/{name}"]
-    # An example of a property takes longer here than it should.
     # UBSan writes to stderr where AddressSanitizer is, and what it says must not get lost with the process.
     arguments += [f"--rootdir={TESTS.parent}", "--capture=sys"]
     with tempfile.TemporaryDirectory() as folder:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,40 @@ settings.load_profile("pmesh")
 # For `--hypothesis-profile`, where each test is run several times at once.
 settings.register_profile("few", deadline=None, max_examples=10)
 
+# What `--core-only` leaves out: it hardly touches the core, and takes half of the time.
+AWAY_FROM_THE_CORE = (
+    "test_bench_exports.py",
+    "test_bench_statistics.py",
+    "test_benchmark_tools.py",
+    "test_checks.py",
+    "test_compare.py",
+    "test_docs.py",
+    "test_document.py",
+    "test_drift.py",
+    "test_fuzz_programs.py",
+    "test_html.py",
+    "test_info.py",
+    "test_interleaving.py",
+    "test_markdown.py",
+    "test_mutants.py",
+    "test_outputs.py",
+    "test_packaging.py",
+    "test_peers.py",
+    "test_plugin_docs.py",
+    "test_plugin_measuring.py",
+    "test_plugin_regressions.py",
+    "test_plugin_simulation.py",
+    "test_plugin_slo.py",
+    "test_pytest_plugin.py",
+    "test_readme.py",
+    "test_search.py",
+    "test_slo.py",
+    "test_tables.py",
+    "test_targets.py",
+    "test_terminal.py",
+    "test_testing_docs.py",
+)
+
 # Started with SIGINT ignored, as shells start what runs in the background, programs go on ignoring it: tests of
 # Ctrl-C would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,6 +79,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Real seconds after which a test on a real loop has hung. In virtual time that is a `Deadlock`.
 GUARD_SECONDS = 30.0 * int(os.environ.get("PMESH_STRESS", "1"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--core-only", action="store_true", help="Leave out test files that hardly touch the core.")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.getoption("core_only") and collection_path.name in AWAY_FROM_THE_CORE else None
 
 
 def make_loop(kind: str) -> asyncio.AbstractEventLoop:

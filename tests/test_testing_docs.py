@@ -28,7 +28,7 @@ class Bank(Teller):
 @pytest.fixture
 def shown(project: Project) -> Project:
     """A project of the page's files."""
-    assert set(FILES) == {"bank", "test_bank", "test_faults", "test_probe"}
+    assert set(FILES) == {"bank", "test_bank", "test_faults", "test_doubler"}
     for name, code in FILES.items():
         project.write(code, name)
     return project

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+import weakref
 from collections.abc import Callable, Coroutine
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar, TypeVarTuple, Unpack
@@ -17,11 +18,11 @@ from typing import Any, TypeVar, TypeVarTuple, Unpack
 from pmesh._core import AgentRef, Handler, HandlerTable, Message, cell_of
 from pmesh.agent import Agent
 from pmesh.coordinator import Coordinator
-from pmesh.errors import InvalidArgument, InvalidType
+from pmesh.errors import InvalidArgument, InvalidType, WrongLoop
 from pmesh.lifecycle import StopReason
 from pmesh.lives import Life
 from pmesh.testing.account import assert_account
-from pmesh.testing.decisions import Decisions
+from pmesh.testing.decisions import Decisions, seed_of
 from pmesh.testing.faults import Faults, InjectedFault
 from pmesh.testing.loop import SECOND_NS, START_NS, Deadlock, VirtualTimeLoop
 from pmesh.testing.other_thread import StuckError, call_elsewhere
@@ -100,6 +101,8 @@ class Simulation:
         self._passed_over = 0
         self._failure: BaseException | None = None
         self._errors: list[dict[str, Any]] = []
+        self._futures: list[weakref.ref[asyncio.Future[Any]]] = []
+        self._most_futures = 64
         self._begun = False
         self._over = False
 
@@ -123,9 +126,11 @@ class Simulation:
     def in_thread(self, function: Callable[..., Result], *args: Any) -> asyncio.Future[Result]:
         """Have another thread call `function(*args)`, such as `ref.tell`, at some moment from now on.
 
-        The loop stands still meanwhile, so the call must not wait for it. Returns a future of the result.
+        The loop stands still meanwhile, so the call must not wait for it. It comes before time passes, unless the run
+        ends first. Returns a future of the result; an error that nobody asks it for fails the run.
         """
         future: asyncio.Future[Result] = self.loop.create_future()
+        self.keep_in_mind(future)
         self._calls.append((future, function, args))
         return future
 
@@ -148,15 +153,22 @@ class Simulation:
 
         Raises:
             Deadlock: Nothing can happen any more, or the program goes round in circles.
-            AssertionError: An account does not balance, a ready agent is forgotten, or something was reported to the
-                event loop's exception handler.
+            AssertionError: An account does not balance, a ready agent is forgotten, something was reported to the
+                event loop's exception handler, or nobody asked for the error of a task or of a call in a thread.
             BaseException: Whatever `main` raises.
+            WrongLoop: An event loop runs in this thread.
         """
         if self._begun:
             raise InvalidArgument(f"the simulation of seed {self.seed} has run; make a new one for another run")
+        running = asyncio._get_running_loop()
+        if running is not None:
+            raise WrongLoop(
+                f"a simulation runs an event loop of its own, and this thread runs {running!r}: call it from code that"
+                " is not in an event loop, such as a plain `def` test"
+            )
         self._begun = True
         state = random.getstate()
-        random.seed(self.seed)
+        random.seed(seed_of(self.seed))
         try:
             with asyncio.Runner(loop_factory=self._make_loop) as runner:
                 try:
@@ -164,6 +176,10 @@ class Simulation:
                     self._look()
                 finally:
                     self._over = True
+        except BaseException as error:
+            for context in self._take_errors():
+                error.add_note(f"Besides, {_reported(context)}")
+            raise
         finally:
             random.setstate(state)
         self._check_end()
@@ -177,12 +193,30 @@ class Simulation:
     def _check_end(self) -> None:
         if self._failure is not None:
             raise self._failure
-        for context in self._errors:
-            text = f"reported to the event loop: {context.get('message')}"
-            raise AssertionError(text) from context.get("exception")
+        for context in self._take_errors():
+            raise AssertionError(_reported(context)) from context.get("exception")
         for mesh in self._meshes:
             if mesh.has_begun:
                 assert_account(mesh, pending=0 if mesh.has_ended else None)
+
+    def keep_in_mind(self, future: asyncio.Future[Any]) -> None:
+        """Its error, when nobody asks for it, fails the run."""
+        self._futures.append(weakref.ref(future))
+        if len(self._futures) > self._most_futures:
+            self._futures = [ref for ref in self._futures if ref() is not None]
+            self._most_futures = 64 + 2 * len(self._futures)
+
+    def _take_errors(self) -> list[dict[str, Any]]:
+        """What was reported to the event loop, and what would be: who keeps a future keeps the report back, and cycles,
+        which an error makes easily, are found by the garbage collector whenever it comes."""
+        for ref in self._futures:
+            future: Any = ref()
+            if future is not None and future.done() and future._log_traceback:
+                kind = "Task" if isinstance(future, asyncio.Task) else "Future"
+                error = future.exception()
+                self._errors.append({"message": f"{kind} exception was never retrieved", "exception": error})
+        self._futures.clear()
+        return self._errors
 
     # Where the dispatcher and the loop ask.
 
@@ -198,7 +232,7 @@ class Simulation:
             self.block(SLICE_SECONDS)
         self._disturb(mesh)
         if self._calls and decisions.happens(ARRIVES):
-            self._call_in_thread()
+            self._call_in_thread(True)
         if len(ready) == 1 or self._passed_over >= MOST_PASSED_OVER or not decisions.happens(REORDERED):
             self._passed_over = 0
             return 0
@@ -216,7 +250,7 @@ class Simulation:
             raise failure
         self._step()
         if self._calls and (idle or self._decisions.happens(ARRIVES)):
-            self._call_in_thread()
+            self._call_in_thread(not idle)
             return True
         if idle:
             self._look()
@@ -269,25 +303,30 @@ class Simulation:
                         " them, and nothing is going to"
                     )
 
-    def _call_in_thread(self) -> None:
-        future, function, args = self._calls.pop(self._decisions.choose(len(self._calls)))
-        self.add_event("thread", f"calls {_name_of(function)}({', '.join(map(shown, args))})", True)
-        result: object = None
-        error: BaseException | None = None
+    def _call_in_thread(self, is_departure: bool) -> None:
+        at = self._decisions.choose(len(self._calls))
+        future, function, args = self._calls.pop(at)
+        self.add_event("thread", f"calls {_name_of(function)}({', '.join(map(shown, args))})", is_departure or at > 0)
         try:
-            result = call_elsewhere(function, args, THREAD_PATIENCE_SECONDS)
+            result, error = call_elsewhere(function, args, THREAD_PATIENCE_SECONDS)
         except StuckError:
-            error = AssertionError(
-                f"{_name_of(function)} has not returned after {THREAD_PATIENCE_SECONDS:g} s: what in_thread() calls"
-                " must not wait for the event loop, which stands still meanwhile"
+            self._fail(
+                AssertionError(
+                    f"{_name_of(function)} has not returned after {THREAD_PATIENCE_SECONDS:g} s: what in_thread() calls"
+                    " must not wait for the event loop, which stands still meanwhile"
+                )
             )
-            self._fail(error)
-        except BaseException as raised:  # noqa: BLE001 - it is raised where the result is awaited
-            error = raised
+            return
+        except KeyboardInterrupt as interrupt:
+            self._fail(interrupt)
+            return
         if future.done():
             return
         if error is None:
             future.set_result(result)
+        elif isinstance(error, StopIteration):
+            # As a generator does: raised where a future is awaited, it would end the awaiting coroutine.
+            future.set_exception(_caused(RuntimeError(f"{_name_of(function)} raised StopIteration"), error))
         else:
             future.set_exception(error)
 
@@ -365,6 +404,11 @@ class _Loop(VirtualTimeLoop):
     ) -> asyncio.TimerHandle:
         late = self._simulation.lateness(callback)
         return super().call_at(when + late, callback, *args, context=context)
+
+    def create_task(self, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        task = super().create_task(*args, **kwargs)
+        self._simulation.keep_in_mind(task)
+        return task
 
     def wait_for_events(self, selector: Any, timeout: float | None) -> Any:
         if self._simulation.turn(timeout is None or timeout > 0):
@@ -451,7 +495,8 @@ def _wrap(simulation: Simulation, mesh: Coordinator, handler: Handler, disturbed
         name = scope[0].name
         fault, seconds = simulation.handler_fault(name, handler.is_async) if disturbed else ("", 0.0)
         if simulation.is_traced:
-            simulation.add_event(name, f"handles {shown(args[-1])}")
+            sender = None if scope[1] is None else scope[1].sender
+            simulation.add_event(name, f"handles {shown(args[-1])}{'' if sender is None else f' from {sender.name}'}")
             if fault:
                 text = f"{fault}, by {seconds:.6f} s" if seconds else fault
                 simulation.add_event(name, text, True)
@@ -523,6 +568,16 @@ def _wrap(simulation: Simulation, mesh: Coordinator, handler: Handler, disturbed
         is_async=handler.is_async,
         takes_agent=handler.takes_agent,
     )
+
+
+def _reported(context: dict[str, Any]) -> str:
+    error = context.get("exception")
+    return f"reported to the event loop: {context.get('message')}{'' if error is None else f': {shown(error)}'}"
+
+
+def _caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
 
 
 def _name_of(function: object) -> str:

@@ -784,6 +784,18 @@ def test_reduction_ends_after_so_many_runs() -> None:
     assert runs == 20
 
 
+def test_reduction_ends_after_so_many_seconds() -> None:
+    runs = 0
+
+    def failing(allowed: frozenset[int]) -> list[int] | None:
+        nonlocal runs
+        runs += 1
+        return sorted(allowed) if len(allowed) > 50 else None
+
+    assert fewest(range(1_000), failing, 400, 0.0) == list(range(1_000))
+    assert runs == 1
+
+
 def test_decisions_that_may_not_depart_take_the_usual_outcome() -> None:
     free = Decisions(3)
     drawn = [free.choose(5) for _ in range(100)]
@@ -1045,6 +1057,19 @@ def test_an_interrupt_is_no_failure_of_the_test() -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
         test()
     assert not hasattr(caught.value, "__notes__")
+
+
+def test_an_interrupt_while_the_shortest_way_is_sought_names_the_seed() -> None:
+    runs = itertools.count()
+
+    @simulate(seeds=range(3, 9))
+    async def test(sim: Simulation) -> None:
+        if next(runs) == 4:  # after two that are compared, the one that fails, and the one that repeats it
+            raise KeyboardInterrupt
+        raise LookupError
+
+    with pytest.raises(KeyboardInterrupt, match=r"what fails by seed 3\. Again: --pmesh-seed 3"):
+        test()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ those that may happen; so a failing run can be reduced to the few that it takes.
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -84,7 +86,10 @@ class Decisions:
 
 
 def fewest(
-    departures: Sequence[int], failing: Callable[[frozenset[int]], Sequence[int] | None], most_runs: int
+    departures: Sequence[int],
+    failing: Callable[[frozenset[int]], Sequence[int] | None],
+    most_runs: int,
+    most_seconds: float = math.inf,
 ) -> list[int]:
     """As few of the departures of a failing run as still make it fail; removing any one of them makes it pass.
 
@@ -93,9 +98,13 @@ def fewest(
 
     Args:
         failing: Runs with the given departures allowed; those that happened when it failed in the same way, or None.
-        most_runs: Stop here, with what has been reached.
+        most_runs, most_seconds: Stop here, with what has been reached.
     """
     runs = 0
+    end = time.monotonic() + most_seconds
+
+    def is_over() -> bool:
+        return runs >= most_runs or time.monotonic() >= end
 
     def attempt(allowed: Sequence[int]) -> list[int] | None:
         nonlocal runs
@@ -111,14 +120,14 @@ def fewest(
     while size:
         at = 0
         reduced = False
-        while at < len(kept) and runs < most_runs:
+        while at < len(kept) and not is_over():
             happened = attempt(kept[:at] + kept[at + size :])
             if happened is None:
                 at += size
             else:
                 kept = happened
                 reduced = True
-        if runs >= most_runs:
+        if is_over():
             break
         if size > 1 or not reduced:
             size //= 2

@@ -27,6 +27,9 @@ SEEDS = 100
 # Further runs of a failing seed, to find how little of it is enough.
 MOST_SHRINKING_RUNS = 400
 
+# Real seconds that they may take: who waits for a test does not see what it does.
+MOST_SHRINKING_SECONDS = 60.0
+
 ADVICE = (
     "What differs may be state kept between runs, the order of a set, the real time, or random numbers from elsewhere"
     " than the module random; check_determinism=False goes on all the same"
@@ -268,7 +271,13 @@ class _Runner:
             simulation, trouble = self._attempt(seed, traced=False, allowed=allowed)
             return None if trouble is None or _kind_of(trouble) != _kind_of(error) else simulation.departures
 
-        kept = fewest(again.departures, fails, MOST_SHRINKING_RUNS)
+        try:
+            kept = fewest(again.departures, fails, MOST_SHRINKING_RUNS, MOST_SHRINKING_SECONDS)
+        except KeyboardInterrupt as interrupt:
+            # pytest shows this line, and would not show the failure.
+            raise KeyboardInterrupt(
+                f"while the shortest way was sought to what fails by seed {seed}. Again: --pmesh-seed {seed}"
+            ) from interrupt
         # Once more with logs, as whoever reads of it would see them.
         shortest, trouble = self._attempt(seed, traced=True, allowed=frozenset(kept), loud=True)
         if trouble is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bdb
+import concurrent.futures
 import gc
 import inspect
 import itertools
@@ -11,6 +12,7 @@ import logging
 import random
 import re
 import threading
+import time
 import unittest
 from typing import Any
 from unittest import mock
@@ -269,6 +271,90 @@ def test_ctrl_c_while_a_thread_works_ends_the_run(monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(KeyboardInterrupt):
         attempt(main)
+
+
+async def works_in_threads(sim: Simulation, executor: Any = None) -> list[int]:
+    order: list[int] = []
+
+    async def work(number: int) -> int:
+        # Longest first: the real time would tell another order than the seed.
+        await sim.loop.run_in_executor(executor, time.sleep, 0.001 * (3 - number))
+        order.append(number)
+        return await asyncio.to_thread(abs, number)
+
+    async with sim.coordinator() as mesh:
+        ref = await mesh.spawn(work, name="a", concurrency=3)
+        ring = await mesh.spawn(lambda left: ring.tell(left - 1) if left else None, name="ring")
+        ring.tell(30)
+        assert await asyncio.gather(*(ref.ask(number) for number in range(3))) == [0, 1, 2]
+    return order
+
+
+def test_the_seed_decides_when_a_call_in_an_executor_is_over() -> None:
+    orders = set()
+    for seed in range(40):
+        runs = [Simulation(seed), Simulation(seed)]
+        order, again = (run.run(works_in_threads) for run in runs)
+        assert runs[0].trace == runs[1].trace
+        assert order == again
+        orders.add(tuple(order))
+    assert orders == set(itertools.permutations(range(3)))
+    calls = [event.what for event in runs[0].trace if event.who == "thread"]
+    assert sorted(calls)[:3] == ["calls abs(0)", "calls abs(1)", "calls abs(2)"]
+
+
+def test_an_executor_of_the_programs_own_makes_the_calls() -> None:
+    threads = set()
+
+    def note(seconds: float) -> None:
+        threads.add(threading.current_thread().name)
+
+    async def main(sim: Simulation) -> None:
+        with concurrent.futures.ThreadPoolExecutor(thread_name_prefix="mine") as executor:
+            await sim.loop.run_in_executor(executor, note, 1.0)
+            sim.loop.set_default_executor(executor)
+            await asyncio.to_thread(note, 1.0)
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.to_thread(divmod, 1, 0)
+
+    attempt(main)
+    assert threads == {"mine_0"}
+
+
+def test_a_call_in_an_executor_may_wait_for_the_loop() -> None:
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            echo = await mesh.spawn(lambda payload: payload, name="echo")
+
+            async def ask(number: int) -> int:
+                answer: int = await echo.ask(number)
+                return answer
+
+            def call(number: int) -> int:
+                return asyncio.run_coroutine_threadsafe(ask(number), sim.loop).result()
+
+            assert await asyncio.gather(*(asyncio.to_thread(call, number) for number in range(3))) == [0, 1, 2]
+
+    for seed in range(3):
+        attempt(main, seed)
+
+
+def test_cleaning_up_after_the_end_may_use_threads() -> None:
+    done: list[int] = []
+
+    async def main(sim: Simulation) -> None:
+        async def work() -> None:
+            try:
+                await asyncio.sleep(100.0)
+            finally:
+                await asyncio.to_thread(done.append, 1)
+
+        task = asyncio.ensure_future(work())
+        await asyncio.sleep(1.0)
+        del task
+
+    attempt(main)
+    assert done == [1]
 
 
 def test_a_stuck_thread_serves_nobody_else() -> None:

@@ -8,11 +8,16 @@ event loop itself keep their order, as asyncio promises.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
+import functools
 import random
+import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from pmesh._core import AgentRef, Handler, HandlerTable, Message, cell_of
@@ -56,6 +61,9 @@ MOST_STEPS = 1_000_000
 # Real seconds that a call in another thread may take.
 THREAD_PATIENCE_SECONDS = 30.0
 
+# Real seconds that a call in an executor may go on after it has called the loop, before it is taken to wait for that.
+THREAD_GRACE_SECONDS = 0.05
+
 
 class Simulation:
     """A run by `seed`; what a test decorated with `simulate` is given.
@@ -96,7 +104,7 @@ class Simulation:
         self._traced = traced
         self._faults_left = -1 if self.faults.most is None else self.faults.most
         self._meshes: list[SimulatedCoordinator] = []
-        self._calls: list[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
+        self._calls: list[_Call] = []
         self._steps = 0
         self._passed_over = 0
         self._failure: BaseException | None = None
@@ -130,8 +138,7 @@ class Simulation:
         ends first. Returns a future of the result; an error that nobody asks it for fails the run.
         """
         future: asyncio.Future[Result] = self.loop.create_future()
-        self.keep_in_mind(future)
-        self._calls.append((future, function, args))
+        self._await_call(_Call(future, function, args, self._call_elsewhere))
         return future
 
     def note(self, what: str, *, who: str = "test") -> None:
@@ -198,6 +205,18 @@ class Simulation:
         for mesh in self._meshes:
             if mesh.has_begun:
                 assert_account(mesh, pending=0 if mesh.has_ended else None)
+
+    def in_executor(self, executor: Executor | None, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Have an executor make a call; None when the run is over, and nothing is decided any more."""
+        if self._over:
+            return None
+        future = self.loop.create_future()
+        self._await_call(_Call(future, function, args, lambda call: self._call_executor(call, executor)))
+        return future
+
+    def _await_call(self, call: _Call) -> None:
+        self.keep_in_mind(call.future)
+        self._calls.append(call)
 
     def keep_in_mind(self, future: asyncio.Future[Any]) -> None:
         """Its error, when nobody asks for it, fails the run."""
@@ -305,30 +324,35 @@ class Simulation:
 
     def _call_in_thread(self, is_departure: bool) -> None:
         at = self._decisions.choose(len(self._calls))
-        future, function, args = self._calls.pop(at)
-        self.add_event("thread", f"calls {_name_of(function)}({', '.join(map(shown, args))})", is_departure or at > 0)
+        call = self._calls.pop(at)
+        self.add_event("thread", f"calls {call.text}", is_departure or at > 0)
         try:
-            result, error = call_elsewhere(function, args, THREAD_PATIENCE_SECONDS)
+            call.make(call)
+        except KeyboardInterrupt as interrupt:
+            self._fail(interrupt)
+
+    def _call_elsewhere(self, call: _Call) -> None:
+        try:
+            result, error = call_elsewhere(call.function, call.args, THREAD_PATIENCE_SECONDS)
         except StuckError:
             self._fail(
                 AssertionError(
-                    f"{_name_of(function)} has not returned after {THREAD_PATIENCE_SECONDS:g} s: what in_thread() calls"
-                    " must not wait for the event loop, which stands still meanwhile"
+                    f"{_name_of(call.function)} has not returned after {THREAD_PATIENCE_SECONDS:g} s: what in_thread()"
+                    " calls must not wait for the event loop, which stands still meanwhile"
                 )
             )
-            return
-        except KeyboardInterrupt as interrupt:
-            self._fail(interrupt)
-            return
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        elif isinstance(error, StopIteration):
-            # As a generator does: raised where a future is awaited, it would end the awaiting coroutine.
-            future.set_exception(_caused(RuntimeError(f"{_name_of(function)} raised StopIteration"), error))
         else:
-            future.set_exception(error)
+            call.end(result, error)
+
+    def _call_executor(self, call: _Call, executor: Executor | None) -> None:
+        assert isinstance(self.loop, _Loop)
+        work = self.loop.stand_still(executor, call)
+        if work.done():
+            error = work.exception()
+            call.end(None if error is not None else work.result(), error)
+        else:
+            # It waits for the loop, which therefore goes on; when it ends is not the seed's to decide.
+            self.loop.go_on_beside(work, call.future)
 
     # Faults.
 
@@ -388,11 +412,45 @@ class Simulation:
             self.trace.append(Event(round(self.seconds, 9), who, what, is_departure))
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call that another thread is to make, and who makes it."""
+
+    future: asyncio.Future[Any]
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    make: Callable[[_Call], None]
+
+    @property
+    def text(self) -> str:
+        function, args = self.function, self.args
+        if isinstance(function, functools.partial) and isinstance(
+            getattr(function.func, "__self__", None), contextvars.Context
+        ):
+            # As asyncio.to_thread() has it.
+            function, *args = function.args  # type: ignore[assignment]
+        return f"{_name_of(function)}({', '.join(map(shown, args))})"
+
+    def end(self, result: object, error: BaseException | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        elif isinstance(error, StopIteration):
+            # As a generator does: raised where a future is awaited, it would end the awaiting coroutine.
+            self.future.set_exception(_caused(RuntimeError(f"{_name_of(self.function)} raised StopIteration"), error))
+        else:
+            self.future.set_exception(error)
+
+
 class _Loop(VirtualTimeLoop):
-    """Asks the simulation before each turn, and how late timers are."""
+    """Asks the simulation before each turn, how late timers are, and when an executor makes a call."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
+        self._executor: Executor | None = None
+        # Set when a thread for which this stands still has ended its call, or has called this loop.
+        self._stirred = threading.Event()
         super().__init__()
 
     def call_at(
@@ -404,6 +462,56 @@ class _Loop(VirtualTimeLoop):
     ) -> asyncio.TimerHandle:
         late = self._simulation.lateness(callback)
         return super().call_at(when + late, callback, *args, context=context)
+
+    def set_default_executor(self, executor: Any) -> None:
+        super().set_default_executor(executor)
+        self._executor = executor
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Arguments]], Result], *args: *Arguments
+    ) -> asyncio.Future[Result]:
+        future: asyncio.Future[Result] | None = self._simulation.in_executor(executor, func, args)
+        return super().run_in_executor(executor, func, *args) if future is None else future
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: *Arguments,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        handle = super().call_soon_threadsafe(callback, *args, context=context)
+        self._stirred.set()
+        return handle
+
+    def stand_still(self, executor: Executor | None, call: _Call) -> concurrent.futures.Future[Any]:
+        """Have an executor make a call, and stand still until it is over or seems to wait for this loop."""
+        if executor is None:
+            if self._executor is None:
+                self.set_default_executor(concurrent.futures.ThreadPoolExecutor(thread_name_prefix="asyncio"))
+            executor = self._executor
+            assert executor is not None
+        self._stirred.clear()
+        work = executor.submit(call.function, *call.args)
+        work.add_done_callback(lambda work: self._stirred.set())
+        self._stirred.wait(THREAD_PATIENCE_SECONDS)
+        concurrent.futures.wait([work], THREAD_GRACE_SECONDS)
+        return work
+
+    def go_on_beside(self, work: concurrent.futures.Future[Any], future: asyncio.Future[Any]) -> None:
+        """Go on, and wait for `work` before time passes."""
+
+        def end(ended: asyncio.Future[Any]) -> None:
+            self._threads -= 1
+            if future.done():
+                return
+            error = ended.exception()
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(ended.result())
+
+        self._threads += 1
+        asyncio.wrap_future(work, loop=self).add_done_callback(end)
 
     def create_task(self, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
         task = super().create_task(*args, **kwargs)

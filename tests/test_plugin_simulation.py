@@ -212,6 +212,24 @@ def test_pytest_fail_in_a_simulation_is_a_failure_by_its_seed(project: Project) 
     result.stdout.fnmatch_lines(["*as I said*"])
 
 
+def test_a_test_whose_time_is_over_is_not_run_again(project: Project) -> None:
+    project.write("""
+        import pytest
+        from pmesh.testing import simulate
+
+        @pytest.mark.timeout(1, method="signal")
+        @simulate(seeds=range(3, 5))
+        async def test_it(sim):
+            print("begins")
+            while True:
+                pass
+    """)
+    result = project.run_apart()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*Timeout*", "*Simulation: in seed 3. Again: --pmesh-seed 3"])
+    assert result.stdout.str().count("\nbegins") == 1
+
+
 def test_where_nothing_is_simulated_nothing_is_said(project: Project) -> None:
     project.write("def test_it(): pass")
     result = project.run()

@@ -254,6 +254,10 @@ class _Runner:
         except BaseException as error:
             if not _is_failure(error):
                 raise
+            if _comes_of_a_timeout(error):
+                # Whose time is over: to run it again would take for ever.
+                error.add_note(f"\nSimulation: in seed {seed}. Again: --pmesh-seed {seed}")
+                raise
             return simulation, error
         return simulation, None
 
@@ -330,6 +334,16 @@ def _outcomes_of_tests() -> Iterator[type[BaseException]]:
         yield case.SkipTest
     if bdb := sys.modules.get("bdb"):
         yield bdb.BdbQuit
+
+
+def _comes_of_a_timeout(error: BaseException) -> bool:
+    """Whether pytest-timeout raised it, in a signal handler that stands above whatever ran."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__") == "pytest_timeout":
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 def _kind_of(error: BaseException) -> tuple[type[BaseException], str, int]:

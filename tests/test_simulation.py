@@ -817,6 +817,20 @@ def test_a_trace_names_the_sender_and_marks_what_departs_from_the_usual() -> Non
     assert {event.is_departure for run in runs for event in run.trace if event.who == "thread"} == {True, False}
 
 
+def test_a_timer_that_is_late_is_named_by_what_waits_for_it() -> None:
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            ref = await mesh.spawn(lambda payload: asyncio.sleep(1.0), name="sleeper")
+            await ref.ask(1, timeout=50.0)
+            await asyncio.sleep(1.0)
+
+    late = set()
+    for seed in range(100):
+        late |= {event.what.partition(" us ")[2] for event in attempt(main, seed).trace if event.who == "loop"}
+    assert {"late with a sleep of sleeper", "late with a sleep of the test"} <= late
+    assert any(what.startswith("late with timeouts and timers") for what in late), late
+
+
 def test_an_event_is_one_line_without_addresses_wherever_they_are_in_it() -> None:
     class Table:
         def __repr__(self) -> str:

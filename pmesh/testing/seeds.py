@@ -31,8 +31,9 @@ MOST_SHRINKING_RUNS = 400
 MOST_SHRINKING_SECONDS = 60.0
 
 ADVICE = (
-    "What differs may be state kept between runs, the order of a set, the real time, or random numbers from elsewhere"
-    " than the module random; check_determinism=False goes on all the same"
+    "What differs may be state kept between runs, the order of a set, the real time, threads that the event loop does"
+    " not know of, or random numbers from elsewhere than the module random; check_determinism=False goes on all the"
+    " same"
 )
 
 LOGGERS = ("pmesh", "pmesh.dead_letters", "pmesh.stalls")

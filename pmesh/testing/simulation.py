@@ -52,6 +52,9 @@ MOST_LATE_SECONDS = 0.000_5
 # A call of another thread arrives at the next such point with this probability, and before time passes in any case.
 ARRIVES = 0.25
 
+# Timers by what sets them.
+_TIMERS = {"_set_result_unless_cancelled": "a sleep", "Dispatcher._sweep": "timeouts and timers"}
+
 # The shortest slice that the dispatcher takes: a microsecond of virtual time ends it.
 SLICE_SECONDS = 1e-6
 
@@ -111,6 +114,7 @@ class Simulation:
         self._errors: list[dict[str, Any]] = []
         self._futures: list[weakref.ref[asyncio.Future[Any]]] = []
         self._most_futures = 64
+        self._main: asyncio.Task[Any] | None = None
         self._begun = False
         self._over = False
 
@@ -218,6 +222,11 @@ class Simulation:
         self.keep_in_mind(call.future)
         self._calls.append(call)
 
+    def has_task(self, task: asyncio.Task[Any]) -> None:
+        if self._main is None:
+            self._main = task
+        self.keep_in_mind(task)
+
     def keep_in_mind(self, future: asyncio.Future[Any]) -> None:
         """Its error, when nobody asks for it, fails the run."""
         self._futures.append(weakref.ref(future))
@@ -280,8 +289,22 @@ class Simulation:
         if self._over or not self._decisions.happens(LATE):
             return 0.0
         seconds = self._decisions.between(0, MOST_LATE_SECONDS)
-        self.add_event("loop", f"will be {seconds * 1e6:.0f} us late with {_name_of(callback)}", True)
+        if self._traced:
+            what = _TIMERS.get(_name_of(callback), _name_of(callback))
+            whose = self._whose()
+            text = f"will be {seconds * 1e6:.0f} us late with {what}{f' of {whose}' if whose else ''}"
+            self.add_event("loop", text, True)
         return seconds
+
+    def _whose(self) -> str:
+        """The agent, or else the task, that does what is done now."""
+        for mesh in self._meshes:
+            scope = mesh._dispatcher.scope() if mesh.has_begun else None
+            if scope is not None:
+                return scope[0].name
+        task = asyncio.current_task(self.loop)
+        # Its number, if it has no name of its own, differs from run to run.
+        return "the test" if task is self._main else ""
 
     def _step(self) -> None:
         self._steps += 1
@@ -515,7 +538,7 @@ class _Loop(VirtualTimeLoop):
 
     def create_task(self, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
         task = super().create_task(*args, **kwargs)
-        self._simulation.keep_in_mind(task)
+        self._simulation.has_task(task)
         return task
 
     def wait_for_events(self, selector: Any, timeout: float | None) -> Any:

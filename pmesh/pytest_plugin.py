@@ -198,6 +198,8 @@ class _Simulations:
     PROPERTY = "pmesh_simulated"
 
     def __init__(self) -> None:
+        self._ordered: Ordered | None = None
+        self._around: Ordered | None = None  # of a test that runs pytest in its own process
         self._tests = 0
         self._seeds = 0
         self._seconds = 0.0
@@ -210,7 +212,9 @@ class _Simulations:
             from pmesh.testing.seeds import Ordered, Tally
 
             seed, seeds = item.config.getoption("pmesh_seed"), item.config.getoption("pmesh_seeds")
-            Ordered.current = Ordered(seeds if seed is None else range(seed, seed + 1), Tally())
+            self._around = Ordered.current
+            self._ordered = Ordered(seeds if seed is None else range(seed, seed + 1), Tally())
+            Ordered.current = self._ordered
         yield
 
     @pytest.hookimpl(wrapper=True)
@@ -218,11 +222,11 @@ class _Simulations:
         try:
             yield
         finally:
-            testing = sys.modules.get("pmesh.testing.seeds")
-            ordered = None if testing is None else testing.Ordered.current
-            if testing is not None and ordered is not None:
-                testing.Ordered.current = None
-                tally = ordered.tally
+            if self._ordered is not None:
+                from pmesh.testing.seeds import Ordered
+
+                tally = self._ordered.tally
+                Ordered.current, self._ordered = self._around, None
                 if tally.seeds:
                     item.user_properties.append((self.PROPERTY, (tally.seeds, tally.seconds, tally.handled)))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from pmesh.testing.seeds import Ordered
 
 if TYPE_CHECKING:
     from plugin_projects import Project
@@ -184,6 +186,12 @@ def test_tests_that_make_simulations_themselves_are_told_the_seeds(project: Proj
     result = project.run("--pmesh-seeds", "5:7")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["pmesh: 1 simulated tests ran by 2 seeds: *"])
+
+
+def test_a_pytest_inside_a_test_leaves_the_outer_ones_seeds_alone(project: Project, pmesh_simulated: Any) -> None:
+    project.write(PASSES)
+    project.run("--pmesh-seed", "5").assert_outcomes(passed=2)
+    assert Ordered.current is pmesh_simulated
 
 
 def test_a_skip_is_a_skip(project: Project) -> None:

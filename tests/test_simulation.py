@@ -11,6 +11,7 @@ import itertools
 import logging
 import random
 import re
+import signal
 import threading
 import time
 import unittest
@@ -355,6 +356,23 @@ def test_cleaning_up_after_the_end_may_use_threads() -> None:
 
     attempt(main)
     assert done == [1]
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by an error", "cancelled"])
+def test_ctrl_c_is_never_taken_for_the_end_of_the_run(ends: str) -> None:
+    async def main(sim: Simulation) -> None:
+        signal.raise_signal(signal.SIGINT)
+        if ends == "by an error":
+            raise LookupError
+        if ends == "cancelled":
+            await asyncio.sleep(1.0)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            attempt(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_stuck_thread_serves_nobody_else() -> None:

@@ -187,6 +187,9 @@ class Simulation:
                     self._look()
                 finally:
                     self._over = True
+                    # A program that ends, or fails, before it meets the cancellation of Ctrl-C, hides that from Runner.
+                    if runner._interrupt_count:  # type: ignore[attr-defined]
+                        raise KeyboardInterrupt
         except BaseException as error:
             for context in self._take_errors():
                 error.add_note(f"Besides, {_reported(context)}")

@@ -12,6 +12,7 @@ PYTEST_DONT_REWRITE: pytest would warn whoever has imported this before, and has
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -183,15 +184,12 @@ def mesh(
 
 
 @pytest.fixture
-def pmesh_simulated(request: pytest.FixtureRequest) -> Iterator[Ordered]:
-    """Which seeds the command line asks for; a test decorated with `pmesh.testing.simulate` takes it by itself."""
-    from pmesh.testing.seeds import Ordered, Tally
+def pmesh_simulated() -> Ordered:
+    """The seeds that the command line asks for, and who counts them: for tests that make `Simulation`s themselves."""
+    from pmesh.testing.seeds import Ordered
 
-    seed, seeds = request.config.getoption("pmesh_seed"), request.config.getoption("pmesh_seeds")
-    ordered = Ordered(seeds if seed is None else range(seed, seed + 1), Tally())
-    yield ordered
-    tally = ordered.tally
-    request.node.user_properties.append((_Simulations.PROPERTY, (tally.seeds, tally.seconds, tally.handled)))
+    assert Ordered.current is not None, "the plugin sets it before fixtures are made"
+    return Ordered.current
 
 
 class _Simulations:
@@ -200,10 +198,37 @@ class _Simulations:
     PROPERTY = "pmesh_simulated"
 
     def __init__(self) -> None:
+        self._ordered: Ordered | None = None
+        self._around: Ordered | None = None  # of a test that runs pytest in its own process
         self._tests = 0
         self._seeds = 0
         self._seconds = 0.0
         self._handled = 0
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        # Whoever simulates has imported this: a test when it was collected, with its decorator.
+        if "pmesh.testing.seeds" in sys.modules or "pmesh_simulated" in getattr(item, "fixturenames", ()):
+            from pmesh.testing.seeds import Ordered, Tally
+
+            seed, seeds = item.config.getoption("pmesh_seed"), item.config.getoption("pmesh_seeds")
+            self._around = Ordered.current
+            self._ordered = Ordered(seeds if seed is None else range(seed, seed + 1), Tally())
+            Ordered.current = self._ordered
+        yield
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            if self._ordered is not None:
+                from pmesh.testing.seeds import Ordered
+
+                tally = self._ordered.tally
+                Ordered.current, self._ordered = self._around, None
+                if tally.seeds:
+                    item.user_properties.append((self.PROPERTY, (tally.seeds, tally.seconds, tally.handled)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from pmesh.testing.seeds import Ordered
 
 if TYPE_CHECKING:
     from plugin_projects import Project
@@ -119,6 +121,79 @@ def test_seeds_that_cannot_be_are_refused_in_a_line(project: Project, options: t
     result.stderr.fnmatch_lines([told])
 
 
+EVERYWHERE = """
+import unittest
+from hypothesis import given, settings, strategies
+from pmesh.testing import simulate
+
+SEEDS = set()
+
+class Case(unittest.TestCase):
+    @simulate
+    async def test_in_a_case(self, sim):
+        SEEDS.add(("case", sim.seed))
+
+@settings(max_examples=3, deadline=None, database=None)
+@given(strategies.integers())
+@simulate
+async def test_given(sim, number):
+    assert isinstance(number, int)
+    SEEDS.add(("given", sim.seed))
+
+@settings(max_examples=3, deadline=None, database=None)
+@given(number=strategies.integers())
+@simulate
+async def test_given_by_name(sim, number, tmp_path_factory):
+    SEEDS.add(("given by name", sim.seed))
+
+def test_called_by_another():
+    @simulate
+    async def inner(sim):
+        SEEDS.add(("called", sim.seed))
+
+    inner()
+
+def test_all():
+    assert SEEDS == {(name, seed) for name in ("case", "given", "given by name", "called") for seed in (5, 6)}
+"""
+
+
+def test_seeds_of_the_command_line_reach_whoever_calls_a_simulated_test(project: Project) -> None:
+    project.write(EVERYWHERE)
+    result = project.run("--pmesh-seeds", "5:7")
+    result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines(["pmesh: 4 simulated tests ran by * seeds: *"])
+
+
+def test_seeds_of_the_command_line_reach_workers(project: Project) -> None:
+    project.write(PASSES)
+    result = project.run_apart("-n", "2", "--pmesh-seeds", "10:13")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["pmesh: 2 simulated tests ran by 6 seeds: *"])
+
+
+def test_tests_that_make_simulations_themselves_are_told_the_seeds(project: Project) -> None:
+    project.write("""
+        def test_it(pmesh_simulated):
+            assert pmesh_simulated.seeds == range(5, 7)
+            from pmesh.testing import Simulation
+            async def main(sim): pass
+            for seed in pmesh_simulated.seeds:
+                simulation = Simulation(seed)
+                simulation.run(main)
+                pmesh_simulated.tally.add(simulation)
+    """)
+    result = project.run("--pmesh-seeds", "5:7")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["pmesh: 1 simulated tests ran by 2 seeds: *"])
+
+
+def test_a_pytest_inside_a_test_leaves_the_outer_ones_seeds_alone(project: Project, pmesh_simulated: Any) -> None:
+    project.write(PASSES)
+    project.run("--pmesh-seed", "5").assert_outcomes(passed=2)
+    assert Ordered.current is pmesh_simulated
+
+
 def test_a_skip_is_a_skip(project: Project) -> None:
     project.write("""
         import pytest
@@ -143,6 +218,24 @@ def test_pytest_fail_in_a_simulation_is_a_failure_by_its_seed(project: Project) 
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*as I said*"])
+
+
+def test_a_test_whose_time_is_over_is_not_run_again(project: Project) -> None:
+    project.write("""
+        import pytest
+        from pmesh.testing import simulate
+
+        @pytest.mark.timeout(1, method="signal")
+        @simulate(seeds=range(3, 5))
+        async def test_it(sim):
+            print("begins")
+            while True:
+                pass
+    """)
+    result = project.run_apart()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*Timeout*", "*Simulation: in seed 3. Again: --pmesh-seed 3"])
+    assert result.stdout.str().count("\nbegins") == 1
 
 
 def test_where_nothing_is_simulated_nothing_is_said(project: Project) -> None:

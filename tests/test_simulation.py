@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import bdb
+import concurrent.futures
 import gc
+import inspect
 import itertools
 import logging
 import random
+import re
+import signal
 import threading
+import time
+import unittest
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -23,12 +31,14 @@ from pmesh import (
     MailboxFull,
     MailboxPolicy,
     PmeshError,
+    WrongLoop,
     handler,
 )
 from pmesh._core import Cell, cell_of
 from pmesh.testing import Deadlock, Event, Faults, InjectedFault, NotDeterministic, Probe, Simulation, simulate
 from pmesh.testing.decisions import Decisions, fewest
 from pmesh.testing.other_thread import StuckError, call_elsewhere
+from pmesh.testing.trace import shown
 
 
 def attempt(main: Any, seed: int = 1, **options: Any) -> Simulation:
@@ -224,11 +234,152 @@ def test_a_thread_that_waits_for_the_loop_is_an_error_and_not_a_hang(monkeypatch
         attempt(main)
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_a_thread_call_raises_is_never_taken_for_this_threads_own(error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    async def main(sim: Simulation) -> None:
+        future = sim.in_thread(fail)
+        await asyncio.wait([future])
+        assert future.exception() is error
+
+    attempt(main)
+
+
+def test_a_thread_call_that_raises_stop_iteration_says_so() -> None:
+    async def main(sim: Simulation) -> None:
+        with pytest.raises(RuntimeError, match="next raised StopIteration") as caught:
+            await sim.in_thread(next, iter(()))
+        assert isinstance(caught.value.__cause__, StopIteration)
+
+    attempt(main)
+
+
+def test_ctrl_c_while_a_thread_works_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pmesh.testing.simulation.call_elsewhere", interrupted)
+
+    async def main(sim: Simulation) -> None:
+        future = sim.in_thread(divmod, 7, 2)
+        try:
+            await future
+        except BaseException as error:
+            assert isinstance(error, asyncio.CancelledError), error
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(main)
+
+
+async def works_in_threads(sim: Simulation, executor: Any = None) -> list[int]:
+    order: list[int] = []
+
+    async def work(number: int) -> int:
+        # Longest first: the real time would tell another order than the seed.
+        await sim.loop.run_in_executor(executor, time.sleep, 0.001 * (3 - number))
+        order.append(number)
+        return await asyncio.to_thread(abs, number)
+
+    async with sim.coordinator() as mesh:
+        ref = await mesh.spawn(work, name="a", concurrency=3)
+        ring = await mesh.spawn(lambda left: ring.tell(left - 1) if left else None, name="ring")
+        ring.tell(30)
+        assert await asyncio.gather(*(ref.ask(number) for number in range(3))) == [0, 1, 2]
+    return order
+
+
+def test_the_seed_decides_when_a_call_in_an_executor_is_over() -> None:
+    orders = set()
+    for seed in range(40):
+        runs = [Simulation(seed), Simulation(seed)]
+        order, again = (run.run(works_in_threads) for run in runs)
+        assert runs[0].trace == runs[1].trace
+        assert order == again
+        orders.add(tuple(order))
+    assert orders == set(itertools.permutations(range(3)))
+    calls = [event.what for event in runs[0].trace if event.who == "thread"]
+    assert sorted(calls)[:3] == ["calls abs(0)", "calls abs(1)", "calls abs(2)"]
+
+
+def test_an_executor_of_the_programs_own_makes_the_calls() -> None:
+    threads = set()
+
+    def note(seconds: float) -> None:
+        threads.add(threading.current_thread().name)
+
+    async def main(sim: Simulation) -> None:
+        with concurrent.futures.ThreadPoolExecutor(thread_name_prefix="mine") as executor:
+            await sim.loop.run_in_executor(executor, note, 1.0)
+            sim.loop.set_default_executor(executor)
+            await asyncio.to_thread(note, 1.0)
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.to_thread(divmod, 1, 0)
+
+    attempt(main)
+    assert threads == {"mine_0"}
+
+
+def test_a_call_in_an_executor_may_wait_for_the_loop() -> None:
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            echo = await mesh.spawn(lambda payload: payload, name="echo")
+
+            async def ask(number: int) -> int:
+                answer: int = await echo.ask(number)
+                return answer
+
+            def call(number: int) -> int:
+                return asyncio.run_coroutine_threadsafe(ask(number), sim.loop).result()
+
+            assert await asyncio.gather(*(asyncio.to_thread(call, number) for number in range(3))) == [0, 1, 2]
+
+    for seed in range(3):
+        attempt(main, seed)
+
+
+def test_cleaning_up_after_the_end_may_use_threads() -> None:
+    done: list[int] = []
+
+    async def main(sim: Simulation) -> None:
+        async def work() -> None:
+            try:
+                await asyncio.sleep(100.0)
+            finally:
+                await asyncio.to_thread(done.append, 1)
+
+        task = asyncio.ensure_future(work())
+        await asyncio.sleep(1.0)
+        del task
+
+    attempt(main)
+    assert done == [1]
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by an error", "cancelled"])
+def test_ctrl_c_is_never_taken_for_the_end_of_the_run(ends: str) -> None:
+    async def main(sim: Simulation) -> None:
+        signal.raise_signal(signal.SIGINT)
+        if ends == "by an error":
+            raise LookupError
+        if ends == "cancelled":
+            await asyncio.sleep(1.0)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            attempt(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_stuck_thread_serves_nobody_else() -> None:
     release = threading.Event()
     with pytest.raises(StuckError):
         call_elsewhere(release.wait, (), 0.01)
-    assert call_elsewhere(divmod, (7, 2), 30.0) == (3, 1)
+    assert call_elsewhere(divmod, (7, 2), 30.0) == ((3, 1), None)
     release.set()
 
 
@@ -277,7 +428,7 @@ def test_no_faults_no_failures() -> None:
 @pytest.mark.parametrize(
     ("faults", "errors"),
     [
-        (Faults(raises=0.1), {"InjectedFault"}),
+        (Faults(raises=0.05), {"InjectedFault"}),  # fewer than those after which an agent is given up
         (Faults(cancels=0.3), {"HandlerCancelled"}),
         (Faults(kills=0.05), {"AgentStopped", "HandlerCancelled"}),
     ],
@@ -301,10 +452,10 @@ def test_a_stalled_handler_takes_longer_and_a_jump_of_the_clock_times_asks_out()
                         assert faults.jumps
                 return sim.seconds
 
-        return Simulation(3, faults=faults).run(main)
+        return sum(Simulation(seed, faults=faults).run(main) for seed in range(10)) / 10
 
     assert seconds(Faults()) < 0.1
-    assert 0.5 < seconds(Faults(stalls=0.1)) < 30.0
+    assert 1.0 < seconds(Faults(stalls=0.1)) < 10.0
     assert seconds(Faults(jumps=0.1, jump_seconds=100.0)) > 60.0
     assert {outcome.__name__ for outcome in faulted(Faults(jumps=0.2, jump_seconds=60.0))} == {"int", "AskTimeout"}
 
@@ -472,6 +623,77 @@ def test_what_is_reported_to_the_loop_fails_the_run() -> None:
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+async def lose_in_thread(sim: Simulation) -> None:
+    sim.in_thread(divmod, 1, 0)
+    await asyncio.sleep(1.0)
+
+
+async def lose_in_task(sim: Simulation) -> None:
+    class Owner:
+        async def work(self) -> None:
+            raise ZeroDivisionError("lost")
+
+    owner: Any = Owner()
+    # What the traceback holds holds the task: only the garbage collector finds it.
+    owner.task = asyncio.ensure_future(owner.work())
+    await asyncio.sleep(1.0)
+
+
+@pytest.mark.parametrize("main", [lose_in_thread, lose_in_task])
+def test_an_error_that_nobody_asks_for_fails_the_run_whenever_garbage_is_collected(main: Any) -> None:
+    for collects in (False, True):
+
+        async def run(sim: Simulation, collects: bool = collects) -> None:
+            await main(sim)
+            if collects:
+                gc.collect()
+
+        gc.disable()
+        try:
+            with pytest.raises(AssertionError, match=r"exception was never retrieved: ZeroDivisionError\(") as caught:
+                attempt(run)
+        finally:
+            gc.enable()
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        del caught
+
+
+def test_an_error_that_was_asked_for_fails_nothing() -> None:
+    async def main(sim: Simulation) -> None:
+        futures = [sim.in_thread(divmod, 1, 0) for _ in range(200)]
+        assert all(
+            isinstance(error, ZeroDivisionError) for error in await asyncio.gather(*futures, return_exceptions=True)
+        )
+
+    attempt(main)
+
+
+def test_what_else_was_reported_is_said_of_a_run_that_fails() -> None:
+    async def main(sim: Simulation) -> None:
+        answer = sim.loop.create_future()
+
+        async def work() -> None:
+            answer.set_result(1 / 0)
+
+        task = asyncio.ensure_future(work())
+        await answer
+        del task
+
+    with pytest.raises(Deadlock) as caught:
+        attempt(main)
+    assert caught.value.__notes__ == [
+        "Besides, reported to the event loop: Task exception was never retrieved: ZeroDivisionError('division by zero')"
+    ]
+
+
+def test_a_simulation_inside_an_event_loop_is_refused() -> None:
+    async def main(sim: Simulation) -> None:
+        attempt(busy_program)
+
+    with pytest.raises(WrongLoop, match="a simulation runs an event loop of its own"):
+        attempt(main)
+
+
 def test_a_mesh_that_was_left_must_have_nothing_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     demanded: list[int | None] = []
 
@@ -594,6 +816,57 @@ def test_a_trace_shows_no_addresses_and_survives_any_repr() -> None:
     assert len(handled[2]) < 100
 
 
+def test_a_trace_names_the_sender_and_marks_what_departs_from_the_usual() -> None:
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            last = await mesh.spawn(lambda payload: None, name="last")
+            first = await mesh.spawn(lambda payload: last.tell(payload) and None, name="first")
+            first.tell(1)
+            sim.in_thread(first.tell, 2)
+            await asyncio.sleep(1.0)
+
+    run = attempt(main, allowed=frozenset())
+    assert "handles 1 from first" in [event.what for event in run.trace if event.who == "last"]
+    [call] = [event for event in run.trace if event.who == "thread"]
+    assert not run.departures
+    assert not call.is_departure
+    # One that comes before time would pass departs from it.
+    runs = [attempt(main, seed) for seed in range(20)]
+    assert {event.is_departure for run in runs for event in run.trace if event.who == "thread"} == {True, False}
+
+
+def test_a_timer_that_is_late_is_named_by_what_waits_for_it() -> None:
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            ref = await mesh.spawn(lambda payload: asyncio.sleep(1.0), name="sleeper")
+            await ref.ask(1, timeout=50.0)
+            await asyncio.sleep(1.0)
+
+    late = set()
+    for seed in range(100):
+        late |= {event.what.partition(" us ")[2] for event in attempt(main, seed).trace if event.who == "loop"}
+    assert {"late with a sleep of sleeper", "late with a sleep of the test"} <= late
+    assert any(what.startswith("late with timeouts and timers") for what in late), late
+
+
+def test_an_event_is_one_line_without_addresses_wherever_they_are_in_it() -> None:
+    class Table:
+        def __repr__(self) -> str:
+            return f"1 2\n  3 4 {object.__repr__(self)}{'x' * 26}"
+
+    class Rude:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    texts = [shown(value) for value in (Table(), Table(), [Table()], {"rude": Rude()})]
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("1 2 3 4 <")
+    assert "\n" not in "".join(texts)
+    assert not re.search("0x|[0-9a-f]{8}", "".join(texts))
+    assert len(texts[0]) <= 80
+    assert "Rude, whose repr raised RuntimeError>" in texts[3]
+
+
 def test_an_event_in_a_line() -> None:
     assert str(Event(1.5, "a", "has started")) == "      1.500000  a                has started"
     assert str(Event(1.5, "a", "is killed", True)).startswith("!     1.5")
@@ -629,6 +902,18 @@ def test_reduction_ends_after_so_many_runs() -> None:
     assert runs == 20
 
 
+def test_reduction_ends_after_so_many_seconds() -> None:
+    runs = 0
+
+    def failing(allowed: frozenset[int]) -> list[int] | None:
+        nonlocal runs
+        runs += 1
+        return sorted(allowed) if len(allowed) > 50 else None
+
+    assert fewest(range(1_000), failing, 400, 0.0) == list(range(1_000))
+    assert runs == 1
+
+
 def test_decisions_that_may_not_depart_take_the_usual_outcome() -> None:
     free = Decisions(3)
     drawn = [free.choose(5) for _ in range(100)]
@@ -638,6 +923,29 @@ def test_decisions_that_may_not_depart_take_the_usual_outcome() -> None:
     assert held.departures == free.departures[:2]
     assert [again[i] for i in held.departures] == [drawn[i] for i in held.departures]
     assert sum(map(bool, again)) == 2
+
+
+def test_the_details_of_what_may_not_depart_are_not_missed_by_what_comes_later() -> None:
+    """Otherwise leaving a departure out makes another run of all that follows, and little can be left out."""
+
+    def draw(decisions: Decisions) -> list[object]:
+        return [(decisions.pick(1000), decisions.between(0, 1)) if decisions.happens(0.2) else None for _ in range(100)]
+
+    free = Decisions(3)
+    drawn = draw(free)
+    kept = free.departures[::3]
+    again = draw(Decisions(3, frozenset(kept)))
+    assert len(kept) > 3
+    assert again == [outcome if number in kept else None for number, outcome in enumerate(drawn)]
+
+
+def test_every_seed_draws_other_numbers() -> None:
+    seeds = [-(2**200), -2, -1, 0, 1, 2, 2**200]
+    drawn = set()
+    for seed in seeds:
+        decisions = Decisions(seed)
+        drawn.add(tuple(decisions.choose(1000) for _ in range(5)))
+    assert len(drawn) == len(seeds)
 
 
 def test_what_is_switched_off_is_no_decision() -> None:
@@ -749,6 +1057,101 @@ def test_a_program_that_the_seed_does_not_decide_is_told_apart() -> None:
     assert "once" in str(caught.value.__cause__)
 
 
+def test_a_run_that_fails_only_once_is_not_passed_over() -> None:
+    runs = itertools.count()
+
+    @simulate(seeds=5)
+    async def test(sim: Simulation) -> None:
+        assert next(runs), "the first"
+
+    with pytest.raises(NotDeterministic, match="seed 0 failed with AssertionError, and run again it passed") as caught:
+        test()
+    assert "the first" in str(caught.value.__cause__)
+
+
+def test_a_failure_without_any_event_shows_none() -> None:
+    @simulate(seeds=1)
+    async def test(sim: Simulation) -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError) as caught:
+        test()
+    assert caught.value.__notes__[0].endswith("It fails without anything that a seed makes different from the usual")
+
+
+class Odd(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Odd(), GeneratorExit(), SystemExit(3), asyncio.CancelledError(), BaseExceptionGroup("all", [Odd(), ValueError()])],
+    ids=repr,
+)
+def test_whatever_ends_a_test_is_a_failure_by_its_seed(error: BaseException) -> None:
+    @simulate(seeds=range(3, 5))
+    async def test(sim: Simulation) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        test()
+    assert "Simulation: seed 3 fails" in caught.value.__notes__[0]
+    del error.__notes__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        unittest.SkipTest("no"),
+        bdb.BdbQuit(),
+        pytest.skip.Exception(),
+        pytest.xfail.Exception(),
+        pytest.exit.Exception("now"),
+        BaseExceptionGroup("all", [ValueError(), KeyboardInterrupt()]),
+    ],
+    ids=repr,
+)
+def test_who_leaves_does_not_fail(error: BaseException) -> None:
+    runs = itertools.count()
+
+    @simulate
+    async def test(sim: Simulation) -> None:
+        next(runs)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        test()
+    assert caught.value is error
+    assert not hasattr(error, "__notes__")
+    assert next(runs) == 1
+
+
+def test_mocks_may_be_above_and_below() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    class Tests:
+        @mock.patch("os.getcwd", new="fixed")
+        @mock.patch("os.getpid")
+        @simulate(seeds=1, check_determinism=False)
+        async def above(self, sim: Simulation, getpid: mock.Mock) -> None:
+            seen.append((sim, getpid))
+
+    @simulate(seeds=1, check_determinism=False)
+    @mock.patch("os.getcwd", new="fixed")
+    @mock.patch("os.getpid")
+    async def below(sim: Simulation, getpid: mock.Mock, fixture: str) -> None:
+        seen.append((sim, getpid, fixture))
+
+    Tests().above()
+    below(fixture="f")
+    assert list(inspect.signature(below).parameters) == ["fixture"]
+    assert len(seen) == 2
+    for sim, getpid, *more in seen:
+        assert isinstance(sim, Simulation)
+        assert isinstance(getpid, mock.Mock)
+        assert more in ([], ["f"])
+
+
 def test_pmeshs_logs_are_those_of_the_failing_run_only(caplog: pytest.LogCaptureFixture) -> None:
     @simulate(seeds=50)
     async def test(sim: Simulation) -> None:
@@ -772,6 +1175,19 @@ def test_an_interrupt_is_no_failure_of_the_test() -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
         test()
     assert not hasattr(caught.value, "__notes__")
+
+
+def test_an_interrupt_while_the_shortest_way_is_sought_names_the_seed() -> None:
+    runs = itertools.count()
+
+    @simulate(seeds=range(3, 9))
+    async def test(sim: Simulation) -> None:
+        if next(runs) == 4:  # after two that are compared, the one that fails, and the one that repeats it
+            raise KeyboardInterrupt
+        raise LookupError
+
+    with pytest.raises(KeyboardInterrupt, match=r"what fails by seed 3\. Again: --pmesh-seed 3"):
+        test()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from typing import Any
@@ -70,6 +71,29 @@ def test_what_waits_for_nothing_is_a_deadlock_that_names_the_tasks() -> None:
 
     with pytest.raises(Deadlock, match=r"nothing is ready and nothing is scheduled(.|\n)*the one that hangs"):
         run(main)
+
+
+def test_what_waits_for_a_socket_is_told_that_no_virtual_time_brings_it() -> None:
+    async def main(announced: bool) -> bytes:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        here, there = socket.socketpair()
+        with here, there:
+            here.setblocking(False)
+            timer = threading.Timer(0.05, there.send, (b"x",))
+            if not announced:
+                return await loop.sock_recv(here, 1)
+            timer.start()
+            with loop.threads_at_work():
+                got = await loop.sock_recv(here, 1)
+            timer.join()
+            return got
+
+    with pytest.raises(
+        Deadlock, match=r"nothing is scheduled; sockets, pipes or processes .*\(1\) go by the real time"
+    ):
+        run(lambda: main(False))
+    assert run(lambda: main(True)) == b"x"
 
 
 def test_what_goes_on_for_ever_ends_at_the_horizon() -> None:

@@ -24,7 +24,7 @@ class Faults:
     Args:
         raises: The handler raises `InjectedFault`, before it has done anything or after it has done all.
         stalls: The handler takes up to `stall_seconds` longer: an `async def` waits first, a plain one blocks the loop.
-        cancels: The Task of the handler is cancelled while it waits.
+        cancels: The Task of an `async def` handler is cancelled while it waits.
         kills: Some agent is killed.
         fills: Some mailbox is full as soon as one message waits in it, for up to `stall_seconds`.
         jumps: Time jumps forward by up to `jump_seconds`, as when the machine slept.

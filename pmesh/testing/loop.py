@@ -131,7 +131,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
                     f"no thread called the loop for {THREAD_PATIENCE_SECONDS:g} real seconds; tasks:\n{self._tasks()}"
                 )
         elif timeout is None:
-            raise Deadlock(f"nothing is ready and nothing is scheduled; tasks:\n{self._tasks()}")
+            # Without the loop's own pipe, by which threads wake it up.
+            files = len(selector.get_map()) - 1
+            watched = (
+                f"; sockets, pipes or processes that it waits for ({files}) go by the real time: threads_at_work() says"
+                " that one will answer"
+                if files > 0
+                else ""
+            )
+            raise Deadlock(f"nothing is ready and nothing is scheduled{watched}; tasks:\n{self._tasks()}")
         else:
             self.advance(max(timeout, 1 / SECOND_NS))
         return events

@@ -58,8 +58,11 @@ class _OtherThread:
 _free: list[_OtherThread] = []
 
 
-def call_elsewhere(function: Callable[..., Any], args: tuple[Any, ...], patience_seconds: float) -> Any:
-    """What `function(*args)` returns, or raises, in another thread.
+def call_elsewhere(
+    function: Callable[..., Any], args: tuple[Any, ...], patience_seconds: float
+) -> tuple[Any, BaseException | None]:
+    """What `function(*args)` returns in another thread, and what it raises there: only this thread's own errors, such
+    as that of Ctrl-C, are raised here.
 
     Raises:
         StuckError: It has not returned after `patience_seconds`.
@@ -68,8 +71,6 @@ def call_elsewhere(function: Callable[..., Any], args: tuple[Any, ...], patience
     if thread is None or thread.process != os.getpid():  # threads do not survive a fork
         thread = _OtherThread()
     # Where this raises, as on Ctrl-C, the thread is busy and serves nobody else.
-    result, error = thread.call(function, args, patience_seconds)
+    outcome = thread.call(function, args, patience_seconds)
     _free.append(thread)
-    if error is not None:
-        raise error
-    return result
+    return outcome

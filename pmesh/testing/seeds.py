@@ -7,11 +7,12 @@ import functools
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.testing.decisions import fewest
@@ -25,6 +26,15 @@ SEEDS = 100
 
 # Further runs of a failing seed, to find how little of it is enough.
 MOST_SHRINKING_RUNS = 400
+
+# Real seconds that they may take: who waits for a test does not see what it does.
+MOST_SHRINKING_SECONDS = 60.0
+
+ADVICE = (
+    "What differs may be state kept between runs, the order of a set, the real time, threads that the event loop does"
+    " not know of, or random numbers from elsewhere than the module random; check_determinism=False goes on all the"
+    " same"
+)
 
 LOGGERS = ("pmesh", "pmesh.dead_letters", "pmesh.stalls")
 
@@ -57,7 +67,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """What the pytest plugin gives a simulated test: the seeds that the command line asks for, and who counts them."""
+    """What the pytest plugin gives a simulated test: the seeds that the command line asks for, and who counts them.
+
+    Attributes:
+        current: Of the test that runs. Not an argument: whoever calls a simulated test (`unittest.TestCase`, hypothesis
+            for each example, another test) knows of none.
+    """
+
+    current: ClassVar[Ordered | None] = None
 
     seeds: range | None
     tally: Tally
@@ -116,15 +133,16 @@ def simulate(
         raise InvalidType(f"check_determinism is {check_determinism!r}; it must be True or False")
 
     def decorate(test: Test) -> Callable[..., None]:
-        rest = _parameters_of(test)
+        before, rest = _parameters_of(test)
 
         @functools.wraps(test)
-        def run_seeds(*args: object, pmesh_simulated: Ordered | None = None, **kwargs: object) -> None:
+        def run_seeds(*args: object, **kwargs: object) -> None:
             __tracebackhide__ = True
-            ordered = None if pmesh_simulated is None else pmesh_simulated.seeds
-            tally = Tally() if pmesh_simulated is None else pmesh_simulated.tally
-            runner = _Runner(test, args, kwargs, faults, tally)
-            which = chosen if ordered is None else ordered
+            ordered = Ordered.current or Ordered(None, Tally())
+            # Who replaces something by mock.patch() around this gives its own arguments by position.
+            at = len(before)
+            runner = _Runner(test, args[:at], args[at:], kwargs, faults, ordered.tally)
+            which = chosen if ordered.seeds is None else ordered.seeds
             if check_determinism:
                 runner.check_determinism(which[0])
             for seed in which:
@@ -132,8 +150,8 @@ def simulate(
 
         # Not what functools.wraps made of it: pytest takes fixtures from here.
         del run_seeds.__wrapped__
-        asked = inspect.Parameter("pmesh_simulated", inspect.Parameter.KEYWORD_ONLY)
-        run_seeds.__signature__ = inspect.Signature([*rest, asked])  # type: ignore[attr-defined]
+        vars(run_seeds).pop("patchings", None)
+        run_seeds.__signature__ = inspect.Signature([*before, *rest])  # type: ignore[attr-defined]
         return run_seeds
 
     return decorate if test is None else decorate(test)
@@ -151,8 +169,8 @@ def _checked_seeds(seeds: object) -> range:
     return range(seeds)
 
 
-def _parameters_of(test: Any) -> list[inspect.Parameter]:
-    """Those after the first, which is the simulation."""
+def _parameters_of(test: Any) -> tuple[list[inspect.Parameter], list[inspect.Parameter]]:
+    """Those before the simulation, which is the first or comes after self, and those after it that are asked for."""
     if not inspect.iscoroutinefunction(test):
         raise InvalidType(f"@simulate decorates {test!r}; it must decorate an `async def` test")
     parameters = list(inspect.signature(test).parameters.values())
@@ -166,31 +184,49 @@ def _parameters_of(test: Any) -> list[inspect.Parameter]:
             f"@simulate decorates {test.__qualname__}, which takes no simulation: its first parameter must be one, as"
             f" in `async def {test.__name__}(sim: Simulation)`"
         )
-    return parameters[: own - 1] + parameters[own:]
+    return parameters[: own - 1], parameters[own + _given_by_mock(test) :]
+
+
+def _given_by_mock(test: Any) -> int:
+    """How many arguments `unittest.mock.patch` below `simulate` adds, right after the simulation."""
+    mock = sys.modules.get("unittest.mock")
+    if mock is None:
+        return 0
+    return sum(not patch.attribute_name and patch.new is mock.DEFAULT for patch in getattr(test, "patchings", ()))
 
 
 class _Runner:
     """Runs one test by seeds."""
 
     def __init__(
-        self, test: Test, args: tuple[object, ...], kwargs: dict[str, object], faults: Faults | None, tally: Tally
+        self,
+        test: Test,
+        before: tuple[object, ...],
+        after: tuple[object, ...],
+        kwargs: dict[str, object],
+        faults: Faults | None,
+        tally: Tally,
     ) -> None:
         self._test = test
-        self._args = args
+        self._before = before
+        self._after = after
         self._kwargs = kwargs
         self._faults = faults
         self._tally = tally
 
     def _main(self, simulation: Simulation) -> Coroutine[Any, Any, object]:
-        # pytest calls the methods of a class with the instance first, and gives all else by name.
-        return self._test(*self._args, simulation, **self._kwargs)
+        return self._test(*self._before, simulation, *self._after, **self._kwargs)
 
     def check_determinism(self, seed: int) -> None:
         """Run a seed twice; both runs must be the same, failures included."""
         __tracebackhide__ = True
-        first, _ = self._attempt(seed, traced=True)
-        second, _ = self._attempt(seed, traced=True)
+        first, error = self._attempt(seed, traced=True)
+        second, repeated = self._attempt(seed, traced=True)
         if first.trace == second.trace:
+            if (error and _kind_of(error)) != (repeated and _kind_of(repeated)):
+                raise NotDeterministic(f"seed {seed} {_two_outcomes(error, repeated)}. {ADVICE}") from (
+                    error or repeated
+                )
             return
         at = next(
             (i for i, (one, two) in enumerate(zip(first.trace, second.trace, strict=False)) if one != two),
@@ -199,9 +235,7 @@ class _Runner:
         runs = [str(run.trace[at]) if at < len(run.trace) else "  (nothing more)" for run in (first, second)]
         raise NotDeterministic(
             f"seed {seed} gave two different runs, so a failure could not be repeated. Event {at + 1} was\n"
-            f"{runs[0]}\nand then\n{runs[1]}\nWhat differs may be state kept between runs, the order of a set, the"
-            " real time, or random numbers from elsewhere than the module random; check_determinism=False goes on all"
-            " the same"
+            f"{runs[0]}\nand then\n{runs[1]}\n{ADVICE}"
         )
 
     def run(self, seed: int, among: range) -> None:
@@ -221,6 +255,10 @@ class _Runner:
         except BaseException as error:
             if not _is_failure(error):
                 raise
+            if _comes_of_a_timeout(error):
+                # Whose time is over: to run it again would take for ever.
+                error.add_note(f"\nSimulation: in seed {seed}. Again: --pmesh-seed {seed}")
+                raise
             return simulation, error
         return simulation, None
 
@@ -230,16 +268,21 @@ class _Runner:
         again, repeated = self._attempt(seed, traced=True)
         if repeated is None or _kind_of(repeated) != _kind_of(error):
             raise NotDeterministic(
-                f"seed {seed} failed with {type(error).__name__}, and run again it"
-                f" {'passed' if repeated is None else f'failed with {type(repeated).__name__}: {repeated}'}; something"
-                " that the seed does not decide makes the difference"
+                f"seed {seed} {_two_outcomes(error, repeated)}; something that the seed does"
+                " not decide makes the difference"
             ) from error
 
         def fails(allowed: frozenset[int]) -> tuple[int, ...] | None:
             simulation, trouble = self._attempt(seed, traced=False, allowed=allowed)
             return None if trouble is None or _kind_of(trouble) != _kind_of(error) else simulation.departures
 
-        kept = fewest(again.departures, fails, MOST_SHRINKING_RUNS)
+        try:
+            kept = fewest(again.departures, fails, MOST_SHRINKING_RUNS, MOST_SHRINKING_SECONDS)
+        except KeyboardInterrupt as interrupt:
+            # pytest shows this line, and would not show the failure.
+            raise KeyboardInterrupt(
+                f"while the shortest way was sought to what fails by seed {seed}. Again: --pmesh-seed {seed}"
+            ) from interrupt
         # Once more with logs, as whoever reads of it would see them.
         shortest, trouble = self._attempt(seed, traced=True, allowed=frozenset(kept), loud=True)
         if trouble is None:
@@ -257,10 +300,9 @@ def _note(seed: int, among: range, departures: int, kept: int, simulation: Simul
         )
     else:
         enough = "It fails without anything that a seed makes different from the usual"
-    return (
-        f"\nSimulation: seed {seed} fails (of {among.start}:{among.stop}). Again: --pmesh-seed {seed}\n"
-        f"{enough}; what then happens, in virtual seconds:\n\n{trace_text(simulation.trace)}"
-    )
+    happens = f"; what then happens, in virtual seconds:\n\n{trace_text(simulation.trace)}" if simulation.trace else ""
+    again = f"Simulation: seed {seed} fails (of {among.start}:{among.stop}). Again: --pmesh-seed {seed}"
+    return f"\n{again}\n{enough}{happens}"
 
 
 def _traceback_from(test: Test, traceback: TracebackType | None) -> TracebackType | None:
@@ -270,10 +312,39 @@ def _traceback_from(test: Test, traceback: TracebackType | None) -> TracebackTyp
     return traceback
 
 
+def _two_outcomes(first: BaseException | None, second: BaseException | None) -> str:
+    """What two runs of the same seed came to; the first error is shown as the cause."""
+    began = "passed" if first is None else f"failed with {type(first).__name__}"
+    if second is None:
+        return f"{began}, and run again it passed"
+    return f"{began}, and run again it failed with {type(second).__name__}: {second}"
+
+
 def _is_failure(error: BaseException) -> bool:
     """Whether it says that the test fails: not that somebody interrupts it, or that it is skipped."""
-    # pytest's own exceptions are no Exceptions; of those only that of pytest.fail() is a failure.
-    return isinstance(error, Exception) or type(error).__qualname__ in ("Failed", "CancelledError", "SystemExit")
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_failure, error.exceptions))
+    return not isinstance(error, (KeyboardInterrupt, *_outcomes_of_tests()))
+
+
+def _outcomes_of_tests() -> Iterator[type[BaseException]]:
+    """What ends a test that did not fail, of those modules that are in use."""
+    if pytest := sys.modules.get("pytest"):
+        yield from (pytest.skip.Exception, pytest.xfail.Exception, pytest.exit.Exception)
+    if case := sys.modules.get("unittest.case"):
+        yield case.SkipTest
+    if bdb := sys.modules.get("bdb"):
+        yield bdb.BdbQuit
+
+
+def _comes_of_a_timeout(error: BaseException) -> bool:
+    """Whether pytest-timeout raised it, in a signal handler that stands above whatever ran."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__") == "pytest_timeout":
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 def _kind_of(error: BaseException) -> tuple[type[BaseException], str, int]:

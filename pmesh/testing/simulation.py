@@ -8,20 +8,26 @@ event loop itself keep their order, as asyncio promises.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
+import functools
 import random
+import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from pmesh._core import AgentRef, Handler, HandlerTable, Message, cell_of
 from pmesh.agent import Agent
 from pmesh.coordinator import Coordinator
-from pmesh.errors import InvalidArgument, InvalidType
+from pmesh.errors import InvalidArgument, InvalidType, WrongLoop
 from pmesh.lifecycle import StopReason
 from pmesh.lives import Life
 from pmesh.testing.account import assert_account
-from pmesh.testing.decisions import Decisions
+from pmesh.testing.decisions import Decisions, seed_of
 from pmesh.testing.faults import Faults, InjectedFault
 from pmesh.testing.loop import SECOND_NS, START_NS, Deadlock, VirtualTimeLoop
 from pmesh.testing.other_thread import StuckError, call_elsewhere
@@ -46,6 +52,9 @@ MOST_LATE_SECONDS = 0.000_5
 # A call of another thread arrives at the next such point with this probability, and before time passes in any case.
 ARRIVES = 0.25
 
+# Timers by what sets them.
+_TIMERS = {"_set_result_unless_cancelled": "a sleep", "Dispatcher._sweep": "timeouts and timers"}
+
 # The shortest slice that the dispatcher takes: a microsecond of virtual time ends it.
 SLICE_SECONDS = 1e-6
 
@@ -54,6 +63,9 @@ MOST_STEPS = 1_000_000
 
 # Real seconds that a call in another thread may take.
 THREAD_PATIENCE_SECONDS = 30.0
+
+# Real seconds that a call in an executor may go on after it has called the loop, before it is taken to wait for that.
+THREAD_GRACE_SECONDS = 0.05
 
 
 class Simulation:
@@ -95,11 +107,14 @@ class Simulation:
         self._traced = traced
         self._faults_left = -1 if self.faults.most is None else self.faults.most
         self._meshes: list[SimulatedCoordinator] = []
-        self._calls: list[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
+        self._calls: list[_Call] = []
         self._steps = 0
         self._passed_over = 0
         self._failure: BaseException | None = None
         self._errors: list[dict[str, Any]] = []
+        self._futures: list[weakref.ref[asyncio.Future[Any]]] = []
+        self._most_futures = 64
+        self._main: asyncio.Task[Any] | None = None
         self._begun = False
         self._over = False
 
@@ -123,10 +138,11 @@ class Simulation:
     def in_thread(self, function: Callable[..., Result], *args: Any) -> asyncio.Future[Result]:
         """Have another thread call `function(*args)`, such as `ref.tell`, at some moment from now on.
 
-        The loop stands still meanwhile, so the call must not wait for it. Returns a future of the result.
+        The loop stands still meanwhile, so the call must not wait for it. It comes before time passes, unless the run
+        ends first. Returns a future of the result; an error that nobody asks it for fails the run.
         """
         future: asyncio.Future[Result] = self.loop.create_future()
-        self._calls.append((future, function, args))
+        self._await_call(_Call(future, function, args, self._call_elsewhere))
         return future
 
     def note(self, what: str, *, who: str = "test") -> None:
@@ -148,15 +164,22 @@ class Simulation:
 
         Raises:
             Deadlock: Nothing can happen any more, or the program goes round in circles.
-            AssertionError: An account does not balance, a ready agent is forgotten, or something was reported to the
-                event loop's exception handler.
+            AssertionError: An account does not balance, a ready agent is forgotten, something was reported to the
+                event loop's exception handler, or nobody asked for the error of a task or of a call in a thread.
             BaseException: Whatever `main` raises.
+            WrongLoop: An event loop runs in this thread.
         """
         if self._begun:
             raise InvalidArgument(f"the simulation of seed {self.seed} has run; make a new one for another run")
+        running = asyncio._get_running_loop()
+        if running is not None:
+            raise WrongLoop(
+                f"a simulation runs an event loop of its own, and this thread runs {running!r}: call it from code that"
+                " is not in an event loop, such as a plain `def` test"
+            )
         self._begun = True
         state = random.getstate()
-        random.seed(self.seed)
+        random.seed(seed_of(self.seed))
         try:
             with asyncio.Runner(loop_factory=self._make_loop) as runner:
                 try:
@@ -164,6 +187,13 @@ class Simulation:
                     self._look()
                 finally:
                     self._over = True
+                    # A program that ends, or fails, before it meets the cancellation of Ctrl-C, hides that from Runner.
+                    if runner._interrupt_count:  # type: ignore[attr-defined]
+                        raise KeyboardInterrupt
+        except BaseException as error:
+            for context in self._take_errors():
+                error.add_note(f"Besides, {_reported(context)}")
+            raise
         finally:
             random.setstate(state)
         self._check_end()
@@ -177,12 +207,47 @@ class Simulation:
     def _check_end(self) -> None:
         if self._failure is not None:
             raise self._failure
-        for context in self._errors:
-            text = f"reported to the event loop: {context.get('message')}"
-            raise AssertionError(text) from context.get("exception")
+        for context in self._take_errors():
+            raise AssertionError(_reported(context)) from context.get("exception")
         for mesh in self._meshes:
             if mesh.has_begun:
                 assert_account(mesh, pending=0 if mesh.has_ended else None)
+
+    def in_executor(self, executor: Executor | None, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Have an executor make a call; None when the run is over, and nothing is decided any more."""
+        if self._over:
+            return None
+        future = self.loop.create_future()
+        self._await_call(_Call(future, function, args, lambda call: self._call_executor(call, executor)))
+        return future
+
+    def _await_call(self, call: _Call) -> None:
+        self.keep_in_mind(call.future)
+        self._calls.append(call)
+
+    def has_task(self, task: asyncio.Task[Any]) -> None:
+        if self._main is None:
+            self._main = task
+        self.keep_in_mind(task)
+
+    def keep_in_mind(self, future: asyncio.Future[Any]) -> None:
+        """Its error, when nobody asks for it, fails the run."""
+        self._futures.append(weakref.ref(future))
+        if len(self._futures) > self._most_futures:
+            self._futures = [ref for ref in self._futures if ref() is not None]
+            self._most_futures = 64 + 2 * len(self._futures)
+
+    def _take_errors(self) -> list[dict[str, Any]]:
+        """What was reported to the event loop, and what would be: who keeps a future keeps the report back, and cycles,
+        which an error makes easily, are found by the garbage collector whenever it comes."""
+        for ref in self._futures:
+            future: Any = ref()
+            if future is not None and future.done() and future._log_traceback:
+                kind = "Task" if isinstance(future, asyncio.Task) else "Future"
+                error = future.exception()
+                self._errors.append({"message": f"{kind} exception was never retrieved", "exception": error})
+        self._futures.clear()
+        return self._errors
 
     # Where the dispatcher and the loop ask.
 
@@ -198,7 +263,7 @@ class Simulation:
             self.block(SLICE_SECONDS)
         self._disturb(mesh)
         if self._calls and decisions.happens(ARRIVES):
-            self._call_in_thread()
+            self._call_in_thread(True)
         if len(ready) == 1 or self._passed_over >= MOST_PASSED_OVER or not decisions.happens(REORDERED):
             self._passed_over = 0
             return 0
@@ -216,7 +281,7 @@ class Simulation:
             raise failure
         self._step()
         if self._calls and (idle or self._decisions.happens(ARRIVES)):
-            self._call_in_thread()
+            self._call_in_thread(not idle)
             return True
         if idle:
             self._look()
@@ -227,8 +292,22 @@ class Simulation:
         if self._over or not self._decisions.happens(LATE):
             return 0.0
         seconds = self._decisions.between(0, MOST_LATE_SECONDS)
-        self.add_event("loop", f"will be {seconds * 1e6:.0f} us late with {_name_of(callback)}", True)
+        if self._traced:
+            what = _TIMERS.get(_name_of(callback), _name_of(callback))
+            whose = self._whose()
+            text = f"will be {seconds * 1e6:.0f} us late with {what}{f' of {whose}' if whose else ''}"
+            self.add_event("loop", text, True)
         return seconds
+
+    def _whose(self) -> str:
+        """The agent, or else the task, that does what is done now."""
+        for mesh in self._meshes:
+            scope = mesh._dispatcher.scope() if mesh.has_begun else None
+            if scope is not None:
+                return scope[0].name
+        task = asyncio.current_task(self.loop)
+        # Its number, if it has no name of its own, differs from run to run.
+        return "the test" if task is self._main else ""
 
     def _step(self) -> None:
         self._steps += 1
@@ -269,27 +348,37 @@ class Simulation:
                         " them, and nothing is going to"
                     )
 
-    def _call_in_thread(self) -> None:
-        future, function, args = self._calls.pop(self._decisions.choose(len(self._calls)))
-        self.add_event("thread", f"calls {_name_of(function)}({', '.join(map(shown, args))})", True)
-        result: object = None
-        error: BaseException | None = None
+    def _call_in_thread(self, is_departure: bool) -> None:
+        at = self._decisions.choose(len(self._calls))
+        call = self._calls.pop(at)
+        self.add_event("thread", f"calls {call.text}", is_departure or at > 0)
         try:
-            result = call_elsewhere(function, args, THREAD_PATIENCE_SECONDS)
+            call.make(call)
+        except KeyboardInterrupt as interrupt:
+            self._fail(interrupt)
+
+    def _call_elsewhere(self, call: _Call) -> None:
+        try:
+            result, error = call_elsewhere(call.function, call.args, THREAD_PATIENCE_SECONDS)
         except StuckError:
-            error = AssertionError(
-                f"{_name_of(function)} has not returned after {THREAD_PATIENCE_SECONDS:g} s: what in_thread() calls"
-                " must not wait for the event loop, which stands still meanwhile"
+            self._fail(
+                AssertionError(
+                    f"{_name_of(call.function)} has not returned after {THREAD_PATIENCE_SECONDS:g} s: what in_thread()"
+                    " calls must not wait for the event loop, which stands still meanwhile"
+                )
             )
-            self._fail(error)
-        except BaseException as raised:  # noqa: BLE001 - it is raised where the result is awaited
-            error = raised
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
         else:
-            future.set_exception(error)
+            call.end(result, error)
+
+    def _call_executor(self, call: _Call, executor: Executor | None) -> None:
+        assert isinstance(self.loop, _Loop)
+        work = self.loop.stand_still(executor, call)
+        if work.done():
+            error = work.exception()
+            call.end(None if error is not None else work.result(), error)
+        else:
+            # It waits for the loop, which therefore goes on; when it ends is not the seed's to decide.
+            self.loop.go_on_beside(work, call.future)
 
     # Faults.
 
@@ -349,11 +438,45 @@ class Simulation:
             self.trace.append(Event(round(self.seconds, 9), who, what, is_departure))
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call that another thread is to make, and who makes it."""
+
+    future: asyncio.Future[Any]
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    make: Callable[[_Call], None]
+
+    @property
+    def text(self) -> str:
+        function, args = self.function, self.args
+        if isinstance(function, functools.partial) and isinstance(
+            getattr(function.func, "__self__", None), contextvars.Context
+        ):
+            # As asyncio.to_thread() has it.
+            function, *args = function.args  # type: ignore[assignment]
+        return f"{_name_of(function)}({', '.join(map(shown, args))})"
+
+    def end(self, result: object, error: BaseException | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        elif isinstance(error, StopIteration):
+            # As a generator does: raised where a future is awaited, it would end the awaiting coroutine.
+            self.future.set_exception(_caused(RuntimeError(f"{_name_of(self.function)} raised StopIteration"), error))
+        else:
+            self.future.set_exception(error)
+
+
 class _Loop(VirtualTimeLoop):
-    """Asks the simulation before each turn, and how late timers are."""
+    """Asks the simulation before each turn, how late timers are, and when an executor makes a call."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
+        self._executor: Executor | None = None
+        # Set when a thread for which this stands still has ended its call, or has called this loop.
+        self._stirred = threading.Event()
         super().__init__()
 
     def call_at(
@@ -365,6 +488,61 @@ class _Loop(VirtualTimeLoop):
     ) -> asyncio.TimerHandle:
         late = self._simulation.lateness(callback)
         return super().call_at(when + late, callback, *args, context=context)
+
+    def set_default_executor(self, executor: Any) -> None:
+        super().set_default_executor(executor)
+        self._executor = executor
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Arguments]], Result], *args: *Arguments
+    ) -> asyncio.Future[Result]:
+        future: asyncio.Future[Result] | None = self._simulation.in_executor(executor, func, args)
+        return super().run_in_executor(executor, func, *args) if future is None else future
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: *Arguments,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        handle = super().call_soon_threadsafe(callback, *args, context=context)
+        self._stirred.set()
+        return handle
+
+    def stand_still(self, executor: Executor | None, call: _Call) -> concurrent.futures.Future[Any]:
+        """Have an executor make a call, and stand still until it is over or seems to wait for this loop."""
+        if executor is None:
+            if self._executor is None:
+                self.set_default_executor(concurrent.futures.ThreadPoolExecutor(thread_name_prefix="asyncio"))
+            executor = self._executor
+            assert executor is not None
+        self._stirred.clear()
+        work = executor.submit(call.function, *call.args)
+        work.add_done_callback(lambda work: self._stirred.set())
+        self._stirred.wait(THREAD_PATIENCE_SECONDS)
+        concurrent.futures.wait([work], THREAD_GRACE_SECONDS)
+        return work
+
+    def go_on_beside(self, work: concurrent.futures.Future[Any], future: asyncio.Future[Any]) -> None:
+        """Go on, and wait for `work` before time passes."""
+
+        def end(ended: asyncio.Future[Any]) -> None:
+            self._threads -= 1
+            if future.done():
+                return
+            error = ended.exception()
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(ended.result())
+
+        self._threads += 1
+        asyncio.wrap_future(work, loop=self).add_done_callback(end)
+
+    def create_task(self, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        task = super().create_task(*args, **kwargs)
+        self._simulation.has_task(task)
+        return task
 
     def wait_for_events(self, selector: Any, timeout: float | None) -> Any:
         if self._simulation.turn(timeout is None or timeout > 0):
@@ -451,7 +629,8 @@ def _wrap(simulation: Simulation, mesh: Coordinator, handler: Handler, disturbed
         name = scope[0].name
         fault, seconds = simulation.handler_fault(name, handler.is_async) if disturbed else ("", 0.0)
         if simulation.is_traced:
-            simulation.add_event(name, f"handles {shown(args[-1])}")
+            sender = None if scope[1] is None else scope[1].sender
+            simulation.add_event(name, f"handles {shown(args[-1])}{'' if sender is None else f' from {sender.name}'}")
             if fault:
                 text = f"{fault}, by {seconds:.6f} s" if seconds else fault
                 simulation.add_event(name, text, True)
@@ -523,6 +702,16 @@ def _wrap(simulation: Simulation, mesh: Coordinator, handler: Handler, disturbed
         is_async=handler.is_async,
         takes_agent=handler.takes_agent,
     )
+
+
+def _reported(context: dict[str, Any]) -> str:
+    error = context.get("exception")
+    return f"reported to the event loop: {context.get('message')}{'' if error is None else f': {shown(error)}'}"
+
+
+def _caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
 
 
 def _name_of(function: object) -> str:

@@ -11,10 +11,26 @@ __all__ = ["Event", "shown", "trace_text"]
 # An address differs from run to run, and says nothing.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
+# An event is a line.
+_BREAKS = re.compile(r"\s*\n\s*")
+
 # Events that an error shows; what led to a failure stands at the end.
 SHOWN_EVENTS = 100
 
-_short = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    def repr_instance(self, x: object, level: int) -> str:
+        # Before it is cut: what is left of an address could not be told from the rest.
+        try:
+            text = _BREAKS.sub(" ", _ADDRESS.sub("", repr(x)))
+        except Exception as error:  # noqa: BLE001 - whatever a repr of the user's raises, the trace goes on
+            return f"<{type(x).__qualname__}, whose repr raised {type(error).__name__}>"
+        if len(text) > self.maxother:
+            text = f"{text[: self.maxother // 2 - 2]}...{text[-(self.maxother // 2) + 1 :]}"
+        return text
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = 80
 
 

@@ -29,7 +29,11 @@ def test_a_planted_bug_fits_the_source_and_says_what_a_user_would_see(name: str)
 
 def test_there_are_enough_planted_bugs_and_no_two_are_the_same() -> None:
     edits = [read_mutant(PATCHES / f"{name}.patch").edits for name in mutant_names()]
-    assert len({tuple((edit.file, edit.after) for edit in mutant) for mutant in edits}) == len(edits) >= AT_LEAST
+    assert (
+        len({tuple((edit.file, edit.before, edit.after) for edit in mutant) for mutant in edits})
+        == len(edits)
+        >= AT_LEAST
+    )
 
 
 HEADER = "It counts wrong. A user sees one too few.\nTests: tests/test_count.py\n"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pmesh import AskTimeout, Coordinator, InvalidArgument, InvalidType, NameInUse
+from pmesh import AskTimeout, Coordinator, InvalidArgument, InvalidType, NameInUse, StopReason, Terminated, UnknownAgent
 from pmesh.testing import Probe, assert_account
 
 
@@ -95,6 +95,21 @@ def test_the_sender_is_known(run: Any, mesh: Any) -> None:
             await probe.expect(7)
             assert probe.message is not None
             assert probe.message.sender is forward
+
+    run(main)
+
+
+def test_a_probe_is_told_of_the_end_of_what_it_watches(run: Any, mesh: Any, loop_kind: str) -> None:
+    async def main() -> None:
+        async with mesh() as bus:
+            probe = await Probe.spawn(bus)
+            agent = await bus.spawn(lambda payload: None, name="agent")
+            probe.watch("agent")
+            await bus.stop(agent)
+            ended = await probe.expect_type(Terminated)
+            assert (ended.ref, ended.reason) == (agent, StopReason.STOPPED)
+            with pytest.raises(UnknownAgent):
+                probe.watch("agent")
 
     run(main)
 

@@ -61,8 +61,9 @@ class Probe:
         message: The envelope taken last, with `sender` and `headers`; None before the first.
     """
 
-    def __init__(self, ref: AgentRef, inbox: Inbox) -> None:
+    def __init__(self, mesh: Coordinator, ref: AgentRef, inbox: Inbox) -> None:
         self.ref = ref
+        self._mesh = mesh
         self.message: Message | None = None
         self._inbox = inbox
         self._answer: asyncio.Future[object] | None = None
@@ -79,7 +80,7 @@ class Probe:
         if not isinstance(mesh, Coordinator):
             raise InvalidType(f"mesh is {mesh!r}; it must be a pmesh.Coordinator")
         inbox = Inbox()
-        return cls(await mesh.spawn(ProbeAgent, inbox, name=name), inbox)
+        return cls(mesh, await mesh.spawn(ProbeAgent, inbox, name=name), inbox)
 
     async def expect(self, payload: object, *, timeout: float = 3.0) -> object:
         """Take the next message, whose payload must equal `payload`; returns what came.
@@ -140,6 +141,14 @@ class Probe:
         if not isinstance(error, BaseException):
             raise InvalidType(f"error is {error!r}; it must be an exception")
         self._open("fail").set_exception(error)
+
+    def watch(self, agent: AgentRef | str) -> None:
+        """Be told when `agent` stops: then `await probe.expect_type(Terminated)` says how.
+
+        Raises:
+            UnknownAgent: No living agent has that name.
+        """
+        self._mesh._watch(self.ref, agent)
 
     @property
     def waiting(self) -> int:

@@ -729,42 +729,28 @@ cdef class Dispatcher:
             slot.has_yielded = True
         return value
 
-    # Which handler runs right now, and what it has in hand, as other threads may see it; see `Slot`. For every message:
-    # an empty critical section still counts its object's references up and down.
+    # Which handler runs right now, and what it has in hand, as other threads may see it; see `Slot`. With a GIL `step`
+    # writes it itself: this is for every message, and an empty critical section counts its object's references.
 
-    cdef inline int begin_step(self, Slot slot, Message message) noexcept:
-        if PMESH_GIL:
+    cdef int begin_step(self, Slot slot, Message message) noexcept:
+        with cython.critical_section(self):
             slot.message = message
             self.stepping = slot
             self.steps += 1
-        else:
-            with cython.critical_section(self):
-                slot.message = message
-                self.stepping = slot
-                self.steps += 1
         return 0
 
-    cdef inline int show_handler(self, Slot slot, Handler handler) noexcept:
-        cdef Handler before
-        if PMESH_GIL:
+    cdef int show_handler(self, Slot slot, Handler handler) noexcept:
+        cdef Handler before = slot.handler
+        with cython.critical_section(self):
             slot.handler = handler
-        else:
-            before = slot.handler
-            with cython.critical_section(self):
-                slot.handler = handler
         return 0
 
-    cdef inline int end_step(self, Slot slot, bint is_over) noexcept:
+    cdef int end_step(self, Slot slot, bint is_over) noexcept:
         """The caller holds the message, as of one that is over the slot lets go."""
-        if PMESH_GIL:
+        with cython.critical_section(self):
             self.stepping = None
             if is_over:
                 slot.message = None
-        else:
-            with cython.critical_section(self):
-                self.stepping = None
-                if is_over:
-                    slot.message = None
         return 0
 
     cdef inline int show_stepping(self, Slot slot, int steps) noexcept:
@@ -797,10 +783,18 @@ cdef class Dispatcher:
         slot.open_scope(message)
         slot.started_ns = started_ns
         slot.in_place = True
-        self.begin_step(slot, message)
+        if PMESH_GIL:
+            slot.message = message
+            self.stepping = slot
+            self.steps += 1
+        else:
+            self.begin_step(slot, message)
         try:
             handler = cell.table.lookup(message.payload)
-            self.show_handler(slot, handler)
+            if PMESH_GIL:
+                slot.handler = handler
+            else:
+                self.show_handler(slot, handler)
             if handler is None:
                 slot.in_place = False
                 self.end_step(slot, True)
@@ -820,7 +814,10 @@ cdef class Dispatcher:
         except BaseException as raised:
             error = raised
         slot.in_place = False
-        self.end_step(slot, not status)
+        if PMESH_GIL:
+            self.stepping = None
+        else:
+            self.end_step(slot, not status)
         if status:
             self.suspensions += 1
             slot.number = self.suspensions
@@ -829,6 +826,8 @@ cdef class Dispatcher:
             return True
         if slot.cancel_requested or (slot.state == SLOT_FRESH and slot.task is not None and slot.task.cancelling()):
             slot.clear_cancels()
+        if PMESH_GIL:
+            slot.message = None
         slot.close_scope()
         self.now_ns = self.clock.now()
         self.now_is_fresh = True

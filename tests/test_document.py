@@ -312,6 +312,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: pathlib.Path) -> None:
     assert "null" in refusal("a\0b")
 
 
+def test_a_file_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pmesh.load.document.MOST_CHARACTERS", 1_000)
+    assert refusal("/dev/zero") == "'/dev/zero' is no load report: it is longer than 1,000 characters"
+
+
 @pytest.mark.parametrize("source", [None, 5, b"report.json", [1]])
 def test_a_source_that_is_neither_path_nor_dict_is_named(source: Any) -> None:
     with pytest.raises(InvalidType, match=f"source is the {type(source).__name__} "):

@@ -40,6 +40,9 @@ from pmesh.slo import Objective, Verdict, parse_objective
 
 __all__ = ["Document", "read_document"]
 
+# A day of a soak, an interval a second, takes a tenth of this; a device has no end.
+MOST_CHARACTERS = 1 << 28
+
 # How far two sums of the same middles of buckets may lie apart, made by different compilers: a share, and ns.
 _ROUNDING = 1e-6
 _ROUNDING_NS = 1e-3
@@ -76,13 +79,16 @@ def _read_text(path: str | os.PathLike[str], name: str) -> str:
     try:
         # A byte order mark, which some editors leave, is no part of the JSON.
         with open(path, encoding="utf-8-sig") as file:
-            return file.read()
+            text = file.read(MOST_CHARACTERS + 1)
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"{name} is not JSON: byte {error.start} is not UTF-8") from None
     except OSError as error:
         raise InvalidArgument(f"cannot read {name}: {error.strerror}") from None
     except ValueError as error:
         raise InvalidArgument(f"cannot read {name}: {error}") from None  # a path with a null character
+    if len(text) > MOST_CHARACTERS:
+        raise InvalidArgument(f"{name} is no load report: it is longer than {MOST_CHARACTERS:,} characters")
+    return text
 
 
 def _parse(text: str, name: str) -> object:

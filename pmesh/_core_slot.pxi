@@ -698,9 +698,11 @@ cdef class Cell(Mailbox):
 
     cdef bint ran(self) noexcept:
         """After a run: whether the cell goes back to the run queue."""
+        cdef bint ready
         with cython.critical_section(self):
-            self.scheduled = self.normal_size + self.control_size > 0 and self.can_run()
-        return self.scheduled
+            ready = self.scheduled = self.normal_size + self.control_size > 0 and self.can_run()
+        # Not `self.scheduled`: a thread may have set it by now, and pushes the cell itself.
+        return ready
 
     cdef inline Slot free_slot(self):
         """The free slot to use next, made if there are fewer than `concurrency`; None otherwise.

@@ -77,7 +77,7 @@ ASAN = {
     "abort_on_error": "1",
 }
 UBSAN = {"print_stacktrace": "1", "halt_on_error": "1", "abort_on_error": "1"}
-TSAN = {"halt_on_error": "1", "abort_on_error": "1", "suppressions": str(TESTS / "tsan.supp")}
+TSAN = {"halt_on_error": "1", "abort_on_error": "1"}
 
 
 def runtimes(sanitizers: list[str]) -> Iterator[str]:

@@ -19,6 +19,10 @@ cdef enum:
 cdef enum:
     SLICE_MESSAGES = 8192
 
+# Calls that wait for the loop, from which on a thread tells the dead letters of what it drops itself.
+cdef enum:
+    MOST_BURIED_LATER = 8192
+
 
 # From one Task to the next in one call, where leaving one and entering the other would be two. CPython 3.11
 # has no function for it; there the dictionary behind those two is written, as they do.
@@ -952,8 +956,13 @@ cdef class Dispatcher:
         """
         if PyThread_get_thread_ident() == self.thread_id:
             self.bury_in_loop(cell, message, kind, error)
-        else:
+        elif (
+            len(self.calls) < MOST_BURIED_LATER or message.windowed or message.reply is not None or cell.watched
+        ):
             self.call(self._bury_later, (cell, message, kind, error))
+        else:
+            # Threads drop more than the loop keeps up with: what is to be called there must not grow for ever.
+            self.tell_dead_letters(cell, message, kind)
         return 0
 
     def _bury_later(self, Cell cell, Message message, str kind, error):
@@ -969,6 +978,10 @@ cdef class Dispatcher:
                 message.reply.settle(None, error)
         if cell.watched:
             self.check_quiet(cell)
+        self.tell_dead_letters(cell, message, kind)
+        return 0
+
+    cdef int tell_dead_letters(self, Cell cell, Message message, str kind) except -1:
         try:
             self.hooks.on_dead_letter(kind, message, cell.ref)
         except Exception as raised:

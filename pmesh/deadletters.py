@@ -44,7 +44,8 @@ class DeadLetter:
 class DeadLetters:
     """The newest dead letters of a coordinator, exact counts by kind, and subscription.
 
-    Letters may be added from any thread; subscribers are called in the thread that adds one.
+    Letters may be added from any thread; subscribers are called in the thread that adds one. That is the event loop's,
+    unless other threads drop more than it keeps up with: then theirs.
     """
 
     def __init__(self, capacity: int = 1_000) -> None:

@@ -548,3 +548,24 @@ def test_what_threads_cause_in_the_loop_leaves_it_its_turn_when_the_slice_is_ove
         assert max(after - before for before, after in itertools.pairwise(seen)) <= 32
 
     run(main)
+
+
+@pytest.mark.parametrize("policy", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
+def test_what_threads_drop_while_the_loop_stands_still_does_not_pile_up(run: Run, mesh: Mesh, policy: Overflow) -> None:
+    async def main() -> None:
+        told: list[int] = []
+        async with mesh() as bus:
+            ref = await bus.spawn(lambda payload: None, mailbox=MailboxPolicy(1, overflow=policy))
+            bus.dead_letters.subscribe(lambda letter: told.append(threading.get_ident()))
+            thread = threading.Thread(target=lambda: ref.tell_many(range(30_000)))
+            thread.start()
+            thread.join()
+            # All but so many as may wait for the loop.
+            assert 20_000 < len(told) < 25_000
+            assert threading.get_ident() not in told
+            while len(told) < 29_999:
+                await asyncio.sleep(0)
+            assert bus.stats().dropped == sum(bus.dead_letters.counts.values()) == 29_999
+            assert threading.get_ident() in told
+
+    run(main)

@@ -25,7 +25,7 @@ from pmesh.testing.loop import VirtualTimeLoop
 # caches fill and lists get longer now and then, and a leak grows in every one. What seems to leak is repeated more
 # often: what does not grow with that is none.
 WARM_UP = 40
-REPEATS = (60, 400)
+REPEATS = (60, 400, 4_000)
 MEASUREMENTS = 3
 
 # Per call: half an object, not quite a block of the interpreter's allocator, which has those of up to 512 bytes, and

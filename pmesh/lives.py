@@ -212,7 +212,7 @@ class Lives:
     def begin_kill_all(self, reason: StopReason = StopReason.KILLED) -> None:
         for life in reversed(list(self.by_name.values())):
             if life not in self._forced:
-                self._begin_stop(life, reason)
+                self.begin_stop(life, reason, is_alone=True)
 
     @property
     def is_closing(self) -> bool:
@@ -360,19 +360,16 @@ class Lives:
             or (life.starting is not None and not life.starting.done())
         )
 
-    def begin_stop(self, life: Life, reason: StopReason, *, run_on_stop: bool = True) -> None:
-        """Close the mailbox and start the end; a kill hastens an end that has begun, and those of all below."""
-        if life.state is State.STOPPING and reason in _AT_ONCE:
-            for below in _all_below(life):
-                self._begin_stop(below, reason)
-        self._begin_stop(life, reason, run_on_stop)
-
-    def _begin_stop(self, life: Life, reason: StopReason, run_on_stop: bool = True) -> None:
+    def begin_stop(self, life: Life, reason: StopReason, *, run_on_stop: bool = True, is_alone: bool = False) -> None:
+        """Close the mailbox and start the end; a kill hastens one that has begun, and unless `is_alone` all below."""
         if life.state is State.STOPPED:
             return
         life.cell.close()
         if life.state is State.STOPPING:
             if reason in _AT_ONCE:
+                if not is_alone:
+                    for below in _all_below(life):
+                        self.begin_stop(below, reason, is_alone=True)
                 self._force(life)
             return
         if life.stopper is not None:

@@ -118,6 +118,7 @@ class Project:
         self.root = root
         self.write("pmesh/__init__.py", "")
         self.write("pmesh/_core.py", "")
+        self.write("pmesh/pytest_plugin.py", "")  # where pmesh is installed, pytest loads it from here
         self.write("pmesh/_core.pyx", "pass\n")
         self.write("pmesh/count.py", "import os, time\n\n\ndef count(things):\n    return len(things)\n")
         self.write("setup.py", SETUP)

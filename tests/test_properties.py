@@ -322,7 +322,8 @@ async def test_restarts_are_as_many_and_as_late_as_their_policy_says(sim: Simula
             await asyncio.sleep(draw.choice((0.0, 0.1, 0.1, 0.7, policy.period)))
             for _ in range(draw.choice((1, 1, 3))):
                 ref.tell(draw.random() < 0.7)
-        await asyncio.sleep(10.0)
+        while mesh.stats().pending or mesh.state(ref) is State.BACKOFF:
+            await asyncio.sleep(1.0)
         restarts = mesh.restarts(ref)
         end = None if ref.is_alive else await mesh.watch(ref)
     allowed, given_up = restarts_allowed(failed, policy)

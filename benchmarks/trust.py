@@ -107,7 +107,7 @@ async def recording_costs(pairs: int) -> list[float]:
 
 
 def cost_figures(rounds: int) -> list[Figure]:
-    costs = asyncio.run(recording_costs(10 * rounds + 1))
+    costs = asyncio.run(recording_costs(20 * rounds + 1))
     low, _, high = statistics.quantiles(costs)
     detail = f"median of {len(costs)} pairs, quartiles {low:.1f} and {high:.1f}"
     return [Figure("recording, of tell to handled", statistics.median(costs), 3.0, False, "%", detail)]

@@ -12,13 +12,13 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 from pmesh._core import AgentRef, Handler, HandlerTable, Kit, Message, Timers, cell_of, timeout_seconds
 from pmesh.errors import HandlerDefinitionError, InvalidArgument, InvalidType
 from pmesh.lifecycle import StopReason
 from pmesh.supervision import Backoff, ChildSupervision, Directives, Strategy, SupervisionPolicy
+from pmesh.values import Value
 
 if TYPE_CHECKING:
     from pmesh.coordinator import Coordinator
@@ -48,8 +48,7 @@ class Overflow(enum.Enum):
     STOP = 3  # it is not accepted, and the agent fails
 
 
-@dataclass(frozen=True, slots=True)
-class MailboxPolicy:
+class MailboxPolicy(Value):
     """How much mail may wait for an agent, and what happens to more.
 
     Args:

@@ -7,10 +7,10 @@ import enum
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from pmesh._core import AgentRef, type_name
 from pmesh.errors import InvalidArgument, InvalidType
+from pmesh.values import Value
 
 __all__ = ["DeadLetter", "DeadLetterKind", "DeadLetters"]
 
@@ -31,8 +31,7 @@ class DeadLetterKind(enum.Enum):
     UNHANDLED = "unhandled"  # the agent has no handler for its payload
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(Value):
     """One message that no handler saw."""
 
     kind: DeadLetterKind

@@ -12,7 +12,6 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +20,7 @@ from pmesh.agent import Agent, MailboxPolicy, is_overridden
 from pmesh.errors import CoordinatorClosed, IllegalTransition, StartFailed
 from pmesh.lifecycle import Lifecycle, State, StopReason
 from pmesh.supervision import ChildSupervision, SupervisionPolicy
+from pmesh.values import Value
 
 if TYPE_CHECKING:
     from pmesh.recovery import Record, Recovery
@@ -36,8 +36,7 @@ KILL_GRACE_SECONDS = 5.0
 _AT_ONCE = (StopReason.KILLED, StopReason.DRAIN_TIMEOUT)
 
 
-@dataclass(frozen=True, slots=True)
-class Terminated:
+class Terminated(Value):
     """An agent that was watched has stopped; for its watchers, on the control lane.
 
     Args:

@@ -12,12 +12,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pmesh._core import Dispatcher, InHand
 from pmesh.stacks import HIDDEN, blocked_frames, frames_text, may_look, suspended_frames, wait_text
 from pmesh.units import duration_text
+from pmesh.values import Value
 
 if TYPE_CHECKING:
     from pmesh.coordinator import Coordinator
@@ -36,8 +36,7 @@ SHORTEST_SLEEP_SECONDS = 0.001
 JOIN_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Stall:
+class Stall(Value):
     """One handler that took longer than `stall_after` when it was looked at; reported again each time that doubles.
 
     Attributes:

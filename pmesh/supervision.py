@@ -10,11 +10,11 @@ import collections
 import enum
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pmesh.errors import InvalidArgument, InvalidType
+from pmesh.values import Value
 
 if TYPE_CHECKING:
     from pmesh._core import AgentRef
@@ -64,8 +64,7 @@ class Strategy(enum.Enum):
 Directives = Mapping[type[BaseException], Directive | str] | Directive | str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(Value):
     """How long to wait before a restart: `min(max, min * 2**n)`, n being the restarts before in a row.
 
     Args:
@@ -107,8 +106,7 @@ class Backoff:
         return self.max_seconds if self.reset_seconds is None else self.reset_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class SupervisionPolicy:
+class SupervisionPolicy(Value):
     """What becomes of one agent when it fails; `Agent.supervision`, which `spawn(supervision=)` overrides.
 
     Args:
@@ -128,8 +126,9 @@ class SupervisionPolicy:
     backoff: Backoff | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "restart", _choice("restart", Restart, self.restart))
-        object.__setattr__(self, "directives", check_directives(self.directives))
+        fields = self.__dict__
+        fields["restart"] = _choice("restart", Restart, self.restart)
+        fields["directives"] = check_directives(self.directives)
         check_intensity(self.intensity, self.period, self.directives, self.restart is not Restart.TEMPORARY)
         check_backoff(self.backoff)
 

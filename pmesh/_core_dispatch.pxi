@@ -23,7 +23,6 @@ cdef enum:
 cdef enum:
     MOST_BURIED_LATER = 8192
 
-
 # From one Task to the next in one call, where leaving one and entering the other would be two. CPython 3.11
 # has no function for it; there the dictionary behind those two is written, as they do.
 cdef bint SWAPS_TASKS = sys.version_info >= (3, 12)
@@ -232,7 +231,7 @@ cdef class WaiterQueue:
     """
 
     cdef Waiter first
-    cdef Waiter last
+    cdef PyObject *last    # borrowed from the chain; means nothing when that is empty
 
     cdef int append(self, Waiter waiter) except -1:
         waiter.queue = self
@@ -243,12 +242,14 @@ cdef class WaiterQueue:
         return 0
 
     cdef inline int link(self, Waiter waiter) noexcept:
-        if self.last is None:
+        cdef Waiter last
+        if self.first is None:
             self.first = waiter
         else:
-            waiter.before = self.last
-            self.last.behind = waiter
-        self.last = waiter
+            last = <Waiter>self.last
+            waiter.before = last
+            last.behind = waiter
+        self.last = <PyObject *>waiter
         return 0
 
     cdef int remove(self, Waiter waiter) except -1:
@@ -269,7 +270,7 @@ cdef class WaiterQueue:
         else:
             before.behind = behind
         if behind is None:
-            self.last = before
+            self.last = <PyObject *>before
         else:
             behind.before = before
         waiter.before = waiter.behind = None
@@ -281,20 +282,21 @@ cdef class TimeoutLine:
     """Timeouts that were set in the order of their deadlines: to set or to clear one costs no comparisons."""
 
     cdef Waiter first
-    cdef Waiter last
+    cdef PyObject *last    # borrowed from the chain; means nothing when that is empty
     cdef Py_ssize_t length
 
     cdef inline bint append(self, Waiter waiter) except -1:
         """False when `waiter` is due before the last one, and so belongs elsewhere."""
-        cdef Waiter last = self.last
-        if last is None:
+        cdef Waiter last
+        if self.first is None:
             self.first = waiter
-        elif last.deadline_ns <= waiter.deadline_ns:
+        else:
+            last = <Waiter>self.last
+            if last.deadline_ns > waiter.deadline_ns:
+                return False
             last.later = waiter
             waiter.earlier = last
-        else:
-            return False
-        self.last = waiter
+        self.last = <PyObject *>waiter
         self.length += 1
         waiter.in_line = True
         return True
@@ -302,7 +304,7 @@ cdef class TimeoutLine:
     cdef inline int remove(self, Waiter waiter) except -1:
         cdef Waiter other = waiter.later
         if other is None:
-            self.last = waiter.earlier
+            self.last = <PyObject *>waiter.earlier
         else:
             other.earlier = waiter.earlier
         if waiter.earlier is None:
@@ -338,7 +340,7 @@ cdef class Dispatcher:
     cdef object hooks                 # the coordinator: dead_letter, failure, overflow, killed
     cdef readonly unsigned long thread_id
     cdef Cell ready_first
-    cdef Cell ready_last
+    cdef PyObject *ready_last         # borrowed from the chain; means nothing when that is empty
     cdef WaiterQueue wakes            # those whose Tasks are to be resumed
     cdef object calls                 # deque of (function, args) to be called in the loop
     cdef bint has_calls               # it is not empty; to ask the deque costs ten times as much
@@ -425,11 +427,11 @@ cdef class Dispatcher:
         """Append a cell that became ready (its `scheduled` is set); from any thread."""
         cdef bint schedule
         with cython.critical_section(self):
-            if self.ready_last is None:
+            if self.ready_first is None:
                 self.ready_first = cell
             else:
-                self.ready_last.next_ready = cell
-            self.ready_last = cell
+                (<Cell>self.ready_last).next_ready = cell
+            self.ready_last = <PyObject *>cell
             schedule = not self.drain_scheduled
             self.drain_scheduled = True
         if schedule:
@@ -445,8 +447,6 @@ cdef class Dispatcher:
             if cell is not None:
                 self.ready_first = cell.next_ready
                 cell.next_ready = None
-                if self.ready_first is None:
-                    self.ready_last = None
         return cell
 
     cdef Cell pop_chosen(self):
@@ -482,8 +482,8 @@ cdef class Dispatcher:
                 self.ready_first = cell.next_ready
             else:
                 before.next_ready = cell.next_ready
-            if self.ready_last is cell:
-                self.ready_last = before
+            if self.ready_last is <PyObject *>cell:
+                self.ready_last = <PyObject *>before
             cell.next_ready = None
         return cell
 

@@ -210,10 +210,12 @@ cdef class Mailbox:
     the lock: messages to be discarded are handed to the caller.
     """
 
+    # The ends are borrowed from the chain, and mean nothing when it is empty. Letting go of the message that was last,
+    # which another thread may own, could wait for that thread, and such a wait suspends the lock.
     cdef Message normal_first
-    cdef Message normal_last
+    cdef PyObject *normal_last
     cdef Message control_first
-    cdef Message control_last
+    cdef PyObject *control_last
     cdef Py_ssize_t normal_size
     cdef Py_ssize_t control_size
     cdef Py_ssize_t in_hand            # taken and not finished
@@ -359,18 +361,18 @@ cdef class Mailbox:
         self.accepted += 1
         self.bytes_held += message.size_bytes
         if message._lane == LANE_CONTROL:
-            if self.control_last is None:
+            if self.control_first is None:
                 self.control_first = message
             else:
-                self.control_last.next = message
-            self.control_last = message
+                (<Message>self.control_last).next = message
+            self.control_last = <PyObject *>message
             self.control_size += 1
         else:
-            if self.normal_last is None:
+            if self.normal_first is None:
                 self.normal_first = message
             else:
-                self.normal_last.next = message
-            self.normal_last = message
+                (<Message>self.normal_last).next = message
+            self.normal_last = <PyObject *>message
             self.normal_size += 1
             self.normal_bytes += message.size_bytes
         return 0
@@ -403,8 +405,6 @@ cdef class Mailbox:
         cdef Message message = self.normal_first
         self.normal_first = message.next
         message.next = None
-        if self.normal_first is None:
-            self.normal_last = None
         self.normal_size -= 1
         self.normal_bytes -= message.size_bytes
         self.bytes_held -= message.size_bytes
@@ -429,8 +429,6 @@ cdef class Mailbox:
         cdef Message message = self.control_first
         self.control_first = message.next
         message.next = None
-        if self.control_first is None:
-            self.control_last = None
         self.control_size -= 1
         self.bytes_held -= message.size_bytes
         if message.mark:
@@ -446,15 +444,15 @@ cdef class Mailbox:
         if message._lane == LANE_CONTROL:
             if before is None:
                 self.control_first = message.next
-            if self.control_last is message:
-                self.control_last = before
+            if self.control_last is <PyObject *>message:
+                self.control_last = <PyObject *>before
             self.control_size -= 1
             self.control_extra -= message.mark & MARK_EXTRA
         else:
             if before is None:
                 self.normal_first = message.next
-            if self.normal_last is message:
-                self.normal_last = before
+            if self.normal_last is <PyObject *>message:
+                self.normal_last = <PyObject *>before
             self.normal_size -= 1
             self.normal_bytes -= message.size_bytes
             self.normal_extra -= message.mark & MARK_EXTRA
@@ -516,16 +514,15 @@ cdef class Mailbox:
     @cython.final
     cdef Message discard_all(self):
         """Unlink all that waits, control first, counted dead; returned linked by `next`, or None."""
-        cdef Message first, last, message
+        cdef Message first, message
         with cython.critical_section(self):
             first = self.control_first
-            last = self.control_last
             if first is None:
                 first = self.normal_first
-            elif self.normal_first is not None:
-                last.next = self.normal_first
+            else:
+                (<Message>self.control_last).next = self.normal_first
             self.dead += self.control_size + self.normal_size
-            self.control_first = self.control_last = self.normal_first = self.normal_last = None
+            self.control_first = self.normal_first = None
             message = first
             while message is not None:
                 self.bytes_held -= message.size_bytes
@@ -617,17 +614,17 @@ cdef class Mailbox:
                 message.mark = MARK_EXTRA
                 message.size_bytes = 0
                 if message._lane == LANE_CONTROL:
+                    if self.control_first is None:
+                        self.control_last = <PyObject *>message
                     message.next = self.control_first
                     self.control_first = message
-                    if self.control_last is None:
-                        self.control_last = message
                     self.control_size += 1
                     self.control_extra += 1
                 else:
+                    if self.normal_first is None:
+                        self.normal_last = <PyObject *>message
                     message.next = self.normal_first
                     self.normal_first = message
-                    if self.normal_last is None:
-                        self.normal_last = message
                     self.normal_size += 1
                     self.normal_extra += 1
                 self.in_hand -= 1

@@ -143,10 +143,11 @@ cdef class Send:
         waiter._asyncio_future_blocking = True
         if self.waiter is not None:
             deadline_ns = self.waiter.deadline_ns
+            waiter.since_ns = self.waiter.since_ns
         else:
             deadline_ns = dispatcher.clock.now() + timeout_ns
+            waiter.since_ns = deadline_ns - timeout_ns
         waiter.what = AWAITED_ROOM if self.state == CALL_ROOM else AWAITED_PLACE
-        waiter.since_ns = deadline_ns - timeout_to_ns(self.timeout, "timeout")
         dispatcher.set_timeout(waiter, deadline_ns)
         self.waiter = waiter
         return 0

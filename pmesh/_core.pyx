@@ -66,6 +66,39 @@ cdef extern from *:
     #define PMESH_CHECK(condition) ((void)0)
     #endif
 
+    /* ThreadSanitizer knows nothing of the interpreter's locks. It is told when a critical section is entered and left,
+       and not when the interpreter suspends one in between: what is changed there then shows as a race. */
+    #if defined(__SANITIZE_THREAD__) && defined(Py_GIL_DISABLED)
+    void __tsan_acquire(void *);
+    void __tsan_release(void *);
+
+    static inline void pmesh_section_begin(PyCriticalSection *section, PyObject *object) {
+        PyCriticalSection_Begin(section, object);
+        __tsan_acquire(&object->ob_mutex);
+    }
+
+    static inline void pmesh_section_end(PyCriticalSection *section) {
+        if (section->_cs_mutex != NULL) __tsan_release(section->_cs_mutex);
+        PyCriticalSection_End(section);
+    }
+
+    static inline void pmesh_sections_begin(PyCriticalSection2 *sections, PyObject *one, PyObject *other) {
+        PyCriticalSection2_Begin(sections, one, other);
+        __tsan_acquire(&one->ob_mutex);
+        __tsan_acquire(&other->ob_mutex);
+    }
+
+    static inline void pmesh_sections_end(PyCriticalSection2 *sections) {
+        if (sections->_cs_base._cs_mutex != NULL) __tsan_release(sections->_cs_base._cs_mutex);
+        if (sections->_cs_mutex2 != NULL) __tsan_release(sections->_cs_mutex2);
+        PyCriticalSection2_End(sections);
+    }
+    #define PyCriticalSection2_Begin(sections, one, other) pmesh_sections_begin(sections, one, other)
+    #define PyCriticalSection2_End(sections) pmesh_sections_end(sections)
+    #define PyCriticalSection_Begin(section, object) pmesh_section_begin(section, object)
+    #define PyCriticalSection_End(section) pmesh_section_end(section)
+    #endif
+
     static inline int64_t pmesh_monotonic_ns(void) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);

@@ -548,14 +548,14 @@ cdef class Dispatcher:
         self.draining = True
         try:
             while True:
-                if self.has_calls:
+                if self.are_calls_due():
                     self.run_calls()
                 cell = self.pop()
                 if cell is not None:
                     self.run(cell)
-                elif self.wakes.first is None and not self.has_calls:
+                elif self.wakes.first is None and not self.are_calls_due():
                     break
-                if self.wakes.first is not None and self.ready_first is None:
+                if self.wakes.first is not None and self.is_none_ready():
                     self.run_wakes()
                 if self.now_ns >= self.slice_end_ns or self.budget <= 0:
                     break
@@ -567,6 +567,22 @@ cdef class Dispatcher:
                 self.drain_scheduled = more
             if more:
                 self.schedule()
+
+    cdef inline bint is_none_ready(self) noexcept:
+        cdef bint none
+        if PMESH_GIL:
+            return self.ready_first is None
+        with cython.critical_section(self):
+            none = self.ready_first is None
+        return none
+
+    cdef inline bint are_calls_due(self) noexcept:
+        cdef bint due
+        if PMESH_GIL:
+            return self.has_calls
+        with cython.critical_section(self):
+            due = self.has_calls
+        return due
 
     cdef int run_calls(self) except -1:
         """Call what is to be called in the loop, until nothing is left or the slice is over."""
@@ -636,7 +652,7 @@ cdef class Dispatcher:
             self.now_ns = self.clock.now()
             self.now_is_fresh = True
         try:
-            while left > 0 and not cell.paused and cell.normal_size + cell.control_size:
+            while left > 0 and not cell.paused and cell.count_waiting():
                 slot = cell.free_slot()
                 if slot is None:
                     break
@@ -928,7 +944,7 @@ cdef class Dispatcher:
             cell.watched &= ~WATCH_IDLE
             self.call(cell.life.on_idle, ())
         if cell.watched & WATCH_QUIET:
-            if cell.normal_size + cell.control_size + cell.in_hand == 0:
+            if cell.count_pending() == 0:
                 cell.watched &= ~WATCH_QUIET
                 self.call(cell.life.on_quiet, ())
             elif kept:
@@ -1155,7 +1171,12 @@ cdef class Dispatcher:
 
     cdef inline Scope current_scope(self):
         """The handler that the calling code runs in, or was started by; None outside of handlers."""
-        if self.stepping is not None and PyThread_get_thread_ident() == self.thread_id:
+        # Without a GIL other threads do not even look: it may be changing.
+        if (
+            (PMESH_GIL or PyThread_get_thread_ident() == self.thread_id)
+            and self.stepping is not None
+            and PyThread_get_thread_ident() == self.thread_id
+        ):
             return self.stepping.scope
         return pmesh_var_get(self.scope_var)
 
@@ -1167,10 +1188,14 @@ cdef class Dispatcher:
             )
         return 0
 
+    cdef inline bint is_in_drain(self) noexcept:
+        """Whether the calling code was called by `_drain`. Only the loop's own thread looks at the flag."""
+        return PyThread_get_thread_ident() == self.thread_id and self.draining
+
     cdef int check_loop(self, str method) except -1:
         """`send` and `ask` wait in the coordinator's loop, and nowhere else."""
         cdef object running
-        if self.draining and PyThread_get_thread_ident() == self.thread_id:
+        if self.is_in_drain():
             return 0    # asking asyncio costs a system call before CPython 3.12
         running = self.running_loop()
         if running is not self.loop:
@@ -1198,7 +1223,7 @@ cdef class Dispatcher:
         """Offer a prepared message; True when it was accepted. From any thread."""
         cdef bint ready = False
         cdef Message displaced, following
-        if not self.draining and self.loop_is_closed():
+        if not (self.draining if PMESH_GIL else self.is_in_drain()) and self.loop_is_closed():
             # The loop was closed under a coordinator that was never left.
             message.outcome = OFFER_CLOSED
             cell.close()

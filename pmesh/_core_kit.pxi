@@ -136,7 +136,7 @@ cdef class Kit:
     cdef int tell_what_is_left(self) except -1:
         """Somebody waits until nothing is pending: tell the life, once, when only the agent itself can end that."""
         cdef Cell cell = self.cell
-        if self.kept and not self.told and cell.normal_size + cell.control_size == 0 and cell.in_hand == self.kept:
+        if self.kept and not self.told and cell.count_waiting() == 0 and cell.in_hand == self.kept:
             self.told = True
             cell.dispatcher.call(cell.life.on_stash_left, (self.kept,))
         return 0

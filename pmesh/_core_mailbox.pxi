@@ -152,20 +152,16 @@ cdef class Counters:
 
     def add(self, Counters other not None):
         """Add `other`, term by term."""
-        with cython.critical_section(self):
-            self.add_locked(other)
-
-    cdef int add_locked(self, Counters other) noexcept:
-        self.account.sent += other.account.sent
-        self.account.accepted += other.account.accepted
-        self.account.rejected += other.account.rejected
-        self.account.handled += other.account.handled
-        self.account.failed += other.account.failed
-        self.account.expired += other.account.expired
-        self.account.dropped += other.account.dropped
-        self.account.dead += other.account.dead
-        self.account.pending += other.account.pending
-        return 0
+        with cython.critical_section(self, other):
+            self.account.sent += other.account.sent
+            self.account.accepted += other.account.accepted
+            self.account.rejected += other.account.rejected
+            self.account.handled += other.account.handled
+            self.account.failed += other.account.failed
+            self.account.expired += other.account.expired
+            self.account.dropped += other.account.dropped
+            self.account.dead += other.account.dead
+            self.account.pending += other.account.pending
 
     cpdef int count_rejected(self) noexcept:
         """Count one message that was sent to no mailbox at all and so rejected."""
@@ -497,18 +493,23 @@ cdef class Mailbox:
     cdef inline int count_end(self, int end) noexcept:
         """Count a message in hand as finished with `end`."""
         with cython.critical_section(self):
-            self.in_hand -= 1
-            if end == END_HANDLED:
-                self.handled += 1
-            elif end == END_FAILED:
-                self.failed += 1
-            elif end == END_EXPIRED:
-                self.expired += 1
-            elif end == END_DROPPED:
-                self.dropped += 1
-            else:
-                self.dead += 1
-            self.check()
+            self.count_end_locked(end)
+        return 0
+
+    @cython.final
+    cdef inline int count_end_locked(self, int end) noexcept:
+        self.in_hand -= 1
+        if end == END_HANDLED:
+            self.handled += 1
+        elif end == END_FAILED:
+            self.failed += 1
+        elif end == END_EXPIRED:
+            self.expired += 1
+        elif end == END_DROPPED:
+            self.dropped += 1
+        else:
+            self.dead += 1
+        self.check()
         return 0
 
     @cython.final
@@ -744,18 +745,23 @@ cdef class Mailbox:
     cdef int forgo(self, int lane, int64_t size_bytes) noexcept:
         """Give a promised place back."""
         with cython.critical_section(self):
-            self.bytes_held -= size_bytes
-            if lane == LANE_CONTROL:
-                self.control_promised -= 1
-            else:
-                self.normal_promised -= 1
+            self.forgo_locked(lane, size_bytes)
+        return 0
+
+    @cython.final
+    cdef inline int forgo_locked(self, int lane, int64_t size_bytes) noexcept:
+        self.bytes_held -= size_bytes
+        if lane == LANE_CONTROL:
+            self.control_promised -= 1
+        else:
+            self.normal_promised -= 1
         return 0
 
     @cython.final
     cdef int put_promised(self, Message message) noexcept:
         """Append `message` in the place that was promised for it, unless the mailbox closed since."""
         with cython.critical_section(self):
-            self.forgo(message._lane, message.size_bytes)
+            self.forgo_locked(message._lane, message.size_bytes)
             self.sent += 1
             if self.closed:
                 self.refuse_closed(message)
@@ -809,6 +815,24 @@ cdef class Mailbox:
         copy.account.pending = self.normal_size + self.control_size + self.in_hand
         return 0
 
+    @cython.final
+    cdef inline Py_ssize_t count_waiting(self) noexcept:
+        cdef Py_ssize_t count
+        if PMESH_GIL:
+            return self.normal_size + self.control_size
+        with cython.critical_section(self):
+            count = self.normal_size + self.control_size
+        return count
+
+    @cython.final
+    cdef inline Py_ssize_t count_pending(self) noexcept:
+        cdef Py_ssize_t count
+        if PMESH_GIL:
+            return self.normal_size + self.control_size + self.in_hand
+        with cython.critical_section(self):
+            count = self.normal_size + self.control_size + self.in_hand
+        return count
+
     def counters(self):
         """A `Counters` with the account at this instant."""
         cdef Counters copy = Counters.__new__(Counters)
@@ -827,7 +851,7 @@ cdef class Mailbox:
 
     def __len__(self):
         """Messages waiting, both lanes; those in a handler are not counted."""
-        return self.normal_size + self.control_size
+        return self.count_waiting()
 
     @property
     def waiting_bytes(self):
@@ -837,7 +861,7 @@ cdef class Mailbox:
     @property
     def pending(self):
         """Messages waiting and in hand."""
-        return self.normal_size + self.control_size + self.in_hand
+        return self.count_pending()
 
     # The queue by itself, for whoever wants one without an agent and for the tests' model.
 
@@ -865,11 +889,17 @@ cdef class Mailbox:
 
     def finish(self, end):
         """Count one message in hand as ended: one of `ENDS`."""
-        if self.in_hand <= 0:
-            raise InvalidArgument("finish() without a message in hand; take one with poll() first")
+        cdef bint has_one
+        cdef int which
         if end not in ENDS:
             raise InvalidArgument(f"end is {end!r}; it must be one of {', '.join(ENDS)}")
-        self.count_end(ENDS.index(end))
+        which = ENDS.index(end)
+        with cython.critical_section(self):
+            has_one = self.in_hand > 0
+            if has_one:
+                self.count_end_locked(which)
+        if not has_one:
+            raise InvalidArgument("finish() without a message in hand; take one with poll() first")
 
     def clear(self):
         """Discard all that waits, counted dead; returns the payloads, control lane first."""

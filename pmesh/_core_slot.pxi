@@ -877,14 +877,16 @@ cdef class Cell(Mailbox):
 
     def resume(self):
         """Handle mail from now on."""
-        self.paused = False
+        with cython.critical_section(self):
+            self.paused = False
         self.forget_queue()
         if self.becomes_ready():
             self.dispatcher.push(self)
 
     def pause(self):
         """Take mail but handle none until `resume`; handlers that run finish."""
-        self.paused = True
+        with cython.critical_section(self):
+            self.paused = True
 
     def squeeze(self, Py_ssize_t limit):
         """Let only `limit` normal messages wait, at least 1, until the next call; for tests of full mailboxes.
@@ -935,7 +937,7 @@ cdef class Cell(Mailbox):
 
     def watch_quiet(self):
         """Call `life.on_quiet()` in the loop once nothing is pending; at once when nothing is."""
-        if self.normal_size + self.control_size + self.in_hand == 0:
+        if self.count_pending() == 0:
             self.life.on_quiet()
         else:
             self.watched |= WATCH_QUIET
@@ -987,7 +989,7 @@ cdef class Cell(Mailbox):
 
     def end_slots(self):
         """End the Tasks of all slots, and let go of the agent; nothing is handled here any more."""
-        self.paused = True
+        self.pause()
         self.retire()
         self.renew_slots()
         self.agent = None
@@ -1013,7 +1015,11 @@ cdef class Cell(Mailbox):
 
     def lanes(self):
         """Messages that wait, by lane."""
-        return {"normal": self.normal_size, "control": self.control_size}
+        cdef Py_ssize_t normal, control
+        with cython.critical_section(self):
+            normal = self.normal_size
+            control = self.control_size
+        return {"normal": normal, "control": control}
 
     def room_waits(self):
         """Senders that wait for room, either lane: how many, and since when (ns) the oldest; None for none."""

@@ -49,7 +49,7 @@ ASAN = {
     "abort_on_error": "1",
 }
 UBSAN = {"print_stacktrace": "1", "halt_on_error": "1", "abort_on_error": "1"}
-TSAN = {"halt_on_error": "1", "abort_on_error": "1"}
+TSAN = {"halt_on_error": "1", "abort_on_error": "1", "suppressions": str(TESTS / "tsan.supp"), "history_size": "7"}
 
 
 def runtimes(sanitizers: list[str]) -> Iterator[str]:
@@ -92,7 +92,8 @@ def environment(sanitizers: list[str], findings: Path) -> dict[str, str]:
     return {
         **os.environ,
         "LD_PRELOAD": ":".join(runtimes(sanitizers)),
-        "PYTHONMALLOC": "malloc",
+        # Without a GIL there is one allocator only; and ThreadSanitizer needs no other.
+        **({} if "thread" in sanitizers else {"PYTHONMALLOC": "malloc"}),
         "ASAN_OPTIONS": options(ASAN),
         "TSAN_OPTIONS": options(TSAN),
         "UBSAN_OPTIONS": options(UBSAN),

@@ -38,8 +38,9 @@ settings.load_profile("pmesh")
 # For `--hypothesis-profile`, where each test is run several times at once.
 settings.register_profile("few", deadline=None, max_examples=10)
 
-# What `--core-only` leaves out: it hardly touches the core, and takes half of the time.
-AWAY_FROM_THE_CORE = (
+# What `--core-only` leaves out: it hardly touches the core, and takes half of the time. The second part depends on the
+# interpreter nevertheless, and on what pytest there is for it: `--without-reports` leaves out the first part only.
+REPORTS_AND_DOCUMENTATION = (
     "test_bench_exports.py",
     "test_bench_statistics.py",
     "test_benchmark_tools.py",
@@ -50,19 +51,12 @@ AWAY_FROM_THE_CORE = (
     "test_drift.py",
     "test_fuzz_programs.py",
     "test_html.py",
-    "test_info.py",
     "test_interleaving.py",
     "test_markdown.py",
     "test_mutants.py",
     "test_outputs.py",
     "test_packaging.py",
     "test_peers.py",
-    "test_plugin_docs.py",
-    "test_plugin_measuring.py",
-    "test_plugin_regressions.py",
-    "test_plugin_simulation.py",
-    "test_plugin_slo.py",
-    "test_pytest_plugin.py",
     "test_readme.py",
     "test_search.py",
     "test_slo.py",
@@ -70,6 +64,15 @@ AWAY_FROM_THE_CORE = (
     "test_targets.py",
     "test_terminal.py",
     "test_testing_docs.py",
+)
+PLUGIN_AND_INFO = (
+    "test_info.py",
+    "test_plugin_docs.py",
+    "test_plugin_measuring.py",
+    "test_plugin_regressions.py",
+    "test_plugin_simulation.py",
+    "test_plugin_slo.py",
+    "test_pytest_plugin.py",
 )
 
 # Started with SIGINT ignored, as shells start what runs in the background, programs go on ignoring it: tests of
@@ -83,10 +86,20 @@ GUARD_SECONDS = 30.0 * int(os.environ.get("PMESH_STRESS", "1"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--core-only", action="store_true", help="Leave out test files that hardly touch the core.")
+    parser.addoption(
+        "--without-reports",
+        action="store_true",
+        help="Of these leave out only what does not depend on the interpreter.",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if config.getoption("core_only") and collection_path.name in AWAY_FROM_THE_CORE else None
+    left_out: tuple[str, ...] = ()
+    if config.getoption("core_only") or config.getoption("without_reports"):
+        left_out = REPORTS_AND_DOCUMENTATION
+    if config.getoption("core_only"):
+        left_out += PLUGIN_AND_INFO
+    return True if collection_path.name in left_out else None
 
 
 def make_loop(kind: str) -> asyncio.AbstractEventLoop:

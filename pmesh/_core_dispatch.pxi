@@ -1137,7 +1137,7 @@ cdef class Dispatcher:
                 PyContext_Exit(slot.context)
                 if not status:
                     slot.show_function(None)
-                    slot.close_scope()
+                    slot.drop_shared_scope()
                     if slot.cancel_requested or (
                         slot.state == SLOT_FRESH and slot.task is not None and slot.task.cancelling()
                     ):

@@ -352,19 +352,33 @@ cdef class Slot:
     cdef inline int open_scope(self, Message message) except -1:
         """Make `message` the one in hand; the slot's Context is entered."""
         if self.scope is None:
-            self.scope = Scope.__new__(Scope)
-            self.scope.cell = self.cell
-            PyContextVar_Set(self.dispatcher.scope_var, self.scope)
-            self.scope_root = pmesh_scope_root(self.context, self.scope)
+            self.renew_scope()
         self.scope.message = message
         return 0
 
     cdef inline int close_scope(self) noexcept:
-        """No message is in hand any more; those who copied the Context keep what they saw."""
+        """No message is in hand any more, the Context is entered; those who copied it keep what they saw."""
+        if self.drop_shared_scope():
+            # Not left to the next message: until that comes, this Context would keep the last one alive. Where there is
+            # no memory for it, it is left to that after all.
+            self.renew_scope()
+        return 0
+
+    cdef inline bint drop_shared_scope(self) noexcept:
+        """Whether somebody may hold a copy of the Context, and the slot needs another scope."""
         if pmesh_scope_shared(self.context, <PyObject *>self.scope, <PyObject *>self.scope_root):
             self.scope = self.scope_root = None
-        else:
-            self.scope.message = None
+            return True
+        self.scope.message = None
+        return False
+
+    cdef int renew_scope(self) except -1:
+        """Put a scope that nobody else has seen into the Context, which is entered."""
+        cdef Scope scope = Scope.__new__(Scope)
+        scope.cell = self.cell
+        PyContextVar_Set(self.dispatcher.scope_var, scope)
+        self.scope = scope
+        self.scope_root = pmesh_scope_root(self.context, scope)
         return 0
 
     # What other threads may look at is changed in the loop only, and under the dispatcher's lock; see `look_at`. Where

@@ -453,7 +453,9 @@ def _handlers_by_type(cls: type, around: Mapping[str, object]) -> dict[type, Han
     by_type: dict[type, Handler] = {}
     for base in reversed(cls.__mro__):
         here: dict[type, str] = {}
-        for name, function in vars(base).items():
+        # A copy, here and below: a thread with a mesh of its own may give the class its table meanwhile.
+        attributes = vars(base).copy()
+        for name, function in attributes.items():
             lane = _lane_of(function)
             if lane is None:
                 continue
@@ -471,7 +473,7 @@ def _handlers_by_type(cls: type, around: Mapping[str, object]) -> dict[type, Han
             entry = Handler(
                 override, label, lane=lane, is_async=inspect.iscoroutinefunction(override), takes_agent=True
             )
-            for payload_type in _payload_types(function, label, {**around, **vars(base)}):
+            for payload_type in _payload_types(function, label, {**around, **attributes}):
                 if payload_type in here:
                     raise HandlerDefinitionError(
                         f"{label} and {base.__qualname__}.{here[payload_type]} both handle"
@@ -672,7 +674,7 @@ def behaviour_table(behaviour: object) -> HandlerTable:
             f"behaviour is the class {behaviour.__qualname__}; give an instance of it, or a function of one payload"
         )
     cls = type(behaviour)
-    if any(hasattr(attribute, _MARK) for base in cls.__mro__ for attribute in vars(base).values()):
+    if any(hasattr(attribute, _MARK) for base in cls.__mro__ for attribute in vars(base).copy().values()):
         return _bound_table(cls, behaviour)
     if not callable(behaviour):
         raise InvalidType(

@@ -124,7 +124,8 @@ def loop_kind(request: pytest.FixtureRequest) -> str:
 class Run:
     """Runs a coroutine function on a loop of its own, as `asyncio.run` does.
 
-    A hang fails. So does whatever was reported to the loop's exception handler.
+    A hang fails. So does whatever was reported to the loop's exception handler: `loop_errors`, where a test takes out
+    what it expects. Threads that run the same test share this and `mesh`, but each has its own loop and coordinators.
     """
 
     def __init__(self, kind: str) -> None:
@@ -132,11 +133,12 @@ class Run:
         self.loop_errors: list[dict[str, Any]] = []
 
     def __call__(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
-        self.loop_errors.clear()
+        errors: list[dict[str, Any]] = []
+        self.loop_errors = errors
         with asyncio.Runner(loop_factory=lambda: make_loop(self.kind)) as runner:
-            runner.get_loop().set_exception_handler(lambda loop, context: self.loop_errors.append(context))
+            runner.get_loop().set_exception_handler(lambda loop, context: errors.append(context))
             result = runner.run(self._guarded(function, args))
-        assert not self.loop_errors, f"reported to the loop's exception handler: {self.loop_errors}"
+        assert not errors, f"reported to the loop's exception handler: {errors}"
         return result
 
     async def _guarded(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> Any:
@@ -163,8 +165,9 @@ def mesh() -> Iterator[Callable[..., Coordinator]]:
 
     def make(name: str = "test", **options: Any) -> Coordinator:
         options.setdefault("clock", getattr(asyncio.get_running_loop(), "clock", None))
-        made.append(Coordinator(name, **options))
-        return made[-1]
+        coordinator = Coordinator(name, **options)
+        made.append(coordinator)
+        return coordinator
 
     yield make
     for coordinator in made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from pmesh import (
     handler,
 )
 from pmesh._core import cell_of
+from pmesh.agent import behaviour_table
 
 Run = Callable[..., Any]
 Mesh = Callable[..., Any]
@@ -166,6 +168,29 @@ def test_an_object_with_handlers_is_dispatched_on_the_payload_as_an_agent_is(run
             assert await ref.ask(7) == ("other", "number", 7)
 
     run(main)
+
+
+def test_a_class_may_change_while_its_handlers_are_looked_for() -> None:
+    """As when a mesh in another thread gives it its table; here that happens at each look at one of its attributes."""
+    looks = itertools.count()
+
+    class OtherThread:
+        def __getattr__(self, name: str) -> Any:
+            setattr(Changing, f"set_{next(looks)}", None)
+            raise AttributeError(name)
+
+    class Numbers:
+        @handler
+        def number(self, payload: int) -> int:
+            return payload
+
+    class Changing(Numbers):
+        other_thread = OtherThread()
+
+    table = behaviour_table(Changing())
+    assert next(looks) >= 2
+    assert table.resolve(int) is not None
+    assert table.resolve(str) is None
 
 
 def test_another_agent_object_can_be_the_behaviour(run: Run, mesh: Mesh) -> None:

@@ -15,6 +15,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,8 +303,12 @@ def test_what_disturbed_the_measurement_is_said(changes: dict[str, Any], cause: 
 
 
 def pmesh_info(*arguments: str, before: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command in an interpreter of its own, which none of this run's own modes reach."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    """The command in an interpreter of its own, which none of this run's own modes reach.
+
+    But for the GIL's: a run that keeps it off tests that. Unless that is said the core turns it on, and is warned of.
+    """
+    modes = {name for name in os.environ if name.startswith("PYTHON")} - {"PYTHON_GIL"}
+    environment = {name: value for name, value in os.environ.items() if name not in modes}
     # Where this run's pmesh is.
     environment["PYTHONPATH"] = str(Path(pmesh.__file__).parent.parent)
     code = f"import sys\n{before}\nfrom pmesh import cli\nsys.exit(cli.main())"
@@ -335,6 +340,12 @@ def warned(before: str = "", **variables: str) -> set[str]:
 )
 def test_a_mode_that_the_environment_sets_is_warned_of(variables: dict[str, str], expected: set[str]) -> None:
     assert warned(**variables) == expected
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="no GIL to be turned on: it is always on")
+def test_a_gil_that_is_on_where_it_could_be_off_is_warned_of() -> None:
+    assert warned(PYTHON_GIL="1") == {"GIL of a free-threaded build"}
+    assert warned(PYTHON_GIL="0") == set()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import dataclasses
 import enum
 import gc
@@ -99,12 +100,30 @@ def test_a_payload_is_let_go_once_it_was_handled(
     async def fails(payload: Any) -> None:
         raise ZeroDivisionError
 
+    async def starts_a_task(payload: Any) -> None:
+        await asyncio.create_task(asyncio.sleep(0))
+
+    def schedules_a_call(payload: Any) -> None:
+        asyncio.get_running_loop().call_soon(lambda: None)
+
+    async def sets_a_variable(payload: Any) -> None:
+        variable.set(variable.get(0) + 1)
+
+    variable = contextvars.ContextVar[int]("variable")
+
     # A log record of a failure holds its frames, and pytest keeps the records.
     monkeypatch.setattr(logging.getLogger("pmesh"), "disabled", True)
 
     async def main() -> None:
         async with mesh(dead_letters=0) as bus:
-            for function in (lambda payload: None, suspended, fails):
+            for function in (
+                lambda payload: None,
+                suspended,
+                fails,
+                starts_a_task,
+                schedules_a_call,
+                sets_a_variable,
+            ):
                 ref = await bus.spawn(function)
                 for how in ("tell", "send", "ask"):
                     payload = Payload()

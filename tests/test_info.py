@@ -131,7 +131,7 @@ def test_each_part_is_the_difference_of_the_workloads_that_differ_in_it() -> Non
 
 def spin(message: object = None) -> int:
     """Longer than all parts of a message together, also where a coroutine takes microseconds in debug mode."""
-    for _ in range(1_000):
+    for _ in range(5_000):
         pass
     return 1
 

@@ -97,6 +97,11 @@ class Message:
     @property
     def expects_reply(self) -> bool: ...
 
+@final
+class Tally:
+    def add(self, number: int) -> int: ...
+    def counts(self) -> list[int]: ...
+
 @disjoint_base
 class Counters:
     @property

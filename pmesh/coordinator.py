@@ -42,7 +42,7 @@ from pmesh.agent import (
     function_table,
     table_of,
 )
-from pmesh.deadletters import DeadLetter, DeadLetterKind, DeadLetters
+from pmesh.deadletters import KINDS, DeadLetter, DeadLetterKind, DeadLetters
 from pmesh.errors import (
     CoordinatorClosed,
     HandlerDefinitionError,
@@ -762,7 +762,7 @@ class Coordinator:
     # What the core reports.
 
     def on_dead_letter(self, kind: str, message: Message, receiver: AgentRef) -> None:
-        self.dead_letters.add(DeadLetter(DeadLetterKind(kind), message.payload, receiver.name, message.sender))
+        self.dead_letters.add(DeadLetter(KINDS[kind], message.payload, receiver.name, message.sender))
 
     def on_failure(self, cell: Cell, handler: Handler | None, message: Message, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError) and (cell.is_closed or self._dispatcher.closing):

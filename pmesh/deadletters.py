@@ -5,10 +5,9 @@ from __future__ import annotations
 import collections
 import enum
 import logging
-import threading
 from collections.abc import Callable, Iterator
 
-from pmesh._core import AgentRef, type_name
+from pmesh._core import AgentRef, Tally, type_name
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.values import Value
 
@@ -29,6 +28,10 @@ class DeadLetterKind(enum.Enum):
     DROPPED = "dropped"  # by an overflow policy
     EXPIRED = "expired"  # its deadline passed while it waited
     UNHANDLED = "unhandled"  # the agent has no handler for its payload
+
+
+KINDS = {kind.value: kind for kind in DeadLetterKind}
+_NUMBERS = {value: number for number, value in enumerate(KINDS)}
 
 
 class DeadLetter(Value):
@@ -53,18 +56,13 @@ class DeadLetters:
         if not 0 <= capacity < 2**62:
             raise InvalidArgument(f"dead_letters is {capacity}; it must be 0 or more letters to keep, and below 2**62")
         self._letters: collections.deque[DeadLetter] = collections.deque(maxlen=capacity)
-        self._counts = dict.fromkeys(DeadLetterKind, 0)
         self._subscribers: list[Callable[[DeadLetter], None]] = []
-        self._lock = threading.Lock()
-        self._total = 0
+        self._tally = Tally()
 
     def add(self, letter: DeadLetter) -> None:
         """Count `letter`, keep it, log it (the first ten, then a summary), and tell subscribers."""
-        with self._lock:
-            self._counts[letter.kind] += 1
-            self._total += 1
-            total = self._total
-            self._letters.append(letter)
+        total = self._tally.add(_NUMBERS[letter.kind._value_])  # `value` is a call of Python
+        self._letters.append(letter)
         if total <= LOG_FIRST:
             logger.warning(
                 "dead letter (%s): %s to agent %r%s",
@@ -100,16 +98,14 @@ class DeadLetters:
 
     def log_summary(self) -> None:
         """Log how many there were, if more than have been logged one by one."""
-        with self._lock:
-            total = self._total
+        total = sum(self._tally.counts())
         if total > LOG_FIRST:
             logger.warning("%d dead letters in all: %s", total, self._summary())
 
     @property
     def counts(self) -> dict[DeadLetterKind, int]:
         """How many there have been, by kind; exact, also for those no longer kept."""
-        with self._lock:
-            return dict(self._counts)
+        return dict(zip(DeadLetterKind, self._tally.counts(), strict=False))
 
     def _summary(self) -> str:
         return ", ".join(f"{count} {kind.value}" for kind, count in self.counts.items() if count)

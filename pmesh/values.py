@@ -53,9 +53,13 @@ class Value:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         names = self.__match_args__
-        fields = {**self._defaults, **dict(zip(names, args, strict=False)), **kwargs}
-        if len(args) > len(names) or fields.keys() != set(names) or not kwargs.keys().isdisjoint(names[: len(args)]):
-            self.__signature__.bind(*args, **kwargs)  # raises, with the reason
+        if len(args) == len(names) and not kwargs:
+            fields = dict(zip(names, args, strict=True))
+        else:
+            fields = {**self._defaults, **dict(zip(names, args, strict=False)), **kwargs}
+            doubled = not kwargs.keys().isdisjoint(names[: len(args)])
+            if len(args) > len(names) or fields.keys() != set(names) or doubled:
+                self.__signature__.bind(*args, **kwargs)  # raises, with the reason
         self.__dict__.update(fields)
         self.__post_init__()
 

@@ -296,3 +296,32 @@ def test_a_subscriber_that_sends_what_dies_again_does_not_recurse_without_end(ru
             assert bus.stats().imbalance is None
 
     run(main)
+
+
+def test_threads_that_drop_beside_one_that_keeps_the_interpreter_busy_are_not_slowed_to_its_switches() -> None:
+    """A lock of Python's would be handed over every 5 ms at best: minutes for what takes a second."""
+    letters = DeadLetters()
+    letter = DeadLetter(DeadLetterKind.DROPPED, None, "one", None)
+    over = threading.Event()
+
+    def add() -> None:
+        for _ in range(100_000):
+            letters.add(letter)
+
+    def keep_busy() -> None:
+        while not over.is_set():
+            sum(range(100_000))
+
+    busy = threading.Thread(target=keep_busy, daemon=True)
+    threads = [threading.Thread(target=add, daemon=True) for _ in range(4)]
+    busy.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20.0)
+    still = [thread for thread in threads if thread.is_alive()]
+    over.set()
+    busy.join()
+    assert not still
+    assert letters.counts[DeadLetterKind.DROPPED] == 400_000
+    assert len(letters) == 1_000

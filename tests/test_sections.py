@@ -1,4 +1,4 @@
-"""Critical sections of the core: none is entered twice by one thread.
+"""Critical sections of the core: none is entered twice by one thread, and what is changed outside of them is reported.
 
 Before CPython 3.14 entering a section of an object that the same thread is in already lets other threads in between
 (`_PyCriticalSection_BeginSlow` in Python/critical_section.c of 3.13 waits for the lock, which suspends the section that
@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sanitized import of_the_core
 
 SOURCES = sorted((Path(__file__).parent.parent / "pmesh").glob("_core*.p[xy][xi]"))
 
@@ -75,3 +76,13 @@ def test_one_that_is_entered_twice_is_found(body: str, told: list[str]) -> None:
         "        with cython.critical_section(self):\n" + body
     )
     assert nested(sections(text), {}) == told
+
+
+def test_of_what_threadsanitizer_reports_that_of_the_core_is_kept() -> None:
+    line = "=" * 18 + "\n"
+    head = "WARNING: ThreadSanitizer: data race (pid=1)\n  Write of size 8 at 0x7b by thread T1:\n"
+    core = f"{head}    #0 __pyx_f_5pmesh_5_core_7Mailbox_link _core.c:1 (_core.cpython-313t-x86_64-linux-gnu.so+0x1)\n"
+    interpreter = f"{head}    #0 copy_values Objects/dictobject.c:3978 (python3.13t+0x142347)\n"
+    assert of_the_core(f"{line}{interpreter}{line}\n{line}{core}{line}") == core
+    assert of_the_core(f"{line}{interpreter}{line}") == ""
+    assert of_the_core("ERROR: AddressSanitizer: heap-use-after-free") == "ERROR: AddressSanitizer: heap-use-after-free"

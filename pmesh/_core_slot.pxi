@@ -1003,7 +1003,8 @@ cdef class Cell(Mailbox):
 
     def end_slots(self):
         """End the Tasks of all slots, and let go of the agent; nothing is handled here any more."""
-        self.pause()
+        with cython.critical_section(self):
+            self.paused = True
         self.retire()
         self.renew_slots()
         self.agent = None

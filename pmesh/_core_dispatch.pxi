@@ -568,7 +568,7 @@ cdef class Dispatcher:
             if more:
                 self.schedule()
 
-    cdef inline bint is_none_ready(self) noexcept:
+    cdef inline bint is_none_ready(self) except -1:
         cdef bint none
         if PMESH_GIL:
             return self.ready_first is None
@@ -576,7 +576,7 @@ cdef class Dispatcher:
             none = self.ready_first is None
         return none
 
-    cdef inline bint are_calls_due(self) noexcept:
+    cdef inline bint are_calls_due(self) except -1:
         cdef bint due
         if PMESH_GIL:
             return self.has_calls
@@ -1188,7 +1188,7 @@ cdef class Dispatcher:
             )
         return 0
 
-    cdef inline bint is_in_drain(self) noexcept:
+    cdef inline bint is_in_drain(self) except -1:
         """Whether the calling code was called by `_drain`. Only the loop's own thread looks at the flag."""
         return PyThread_get_thread_ident() == self.thread_id and self.draining
 

@@ -359,9 +359,11 @@ cdef class Slot:
     cdef inline int close_scope(self) noexcept:
         """No message is in hand any more, the Context is entered; those who copied it keep what they saw."""
         if self.drop_shared_scope():
-            # Not left to the next message: until that comes, this Context would keep the last one alive. Where there is
-            # no memory for it, it is left to that after all.
-            self.renew_scope()
+            # Not left to the next message: until that comes, this Context would keep the last one alive.
+            try:
+                self.renew_scope()
+            except MemoryError:
+                pass    # the message that ends here is still to be counted; `open_scope` tries again for the next
         return 0
 
     cdef inline bint drop_shared_scope(self) noexcept:

@@ -6,7 +6,9 @@
 
 Counts do not depend on how busy or fast the machine is, so a small change shows. They do depend on the interpreter
 and on the compiler: `benchmarks/instructions/` has one file for each class of machines, and a class without one
-makes the exit code 2, or 0 with --allow-uncounted. All takes about two minutes.
+makes the exit code 2, or 0 with --allow-uncounted. Where names lie in memory moves some by 2 %, since the interpreter's
+cache of attributes goes by addresses: what takes more is counted again with other addresses, and the least is judged.
+All takes about two minutes.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ FOLDER = Path(__file__).with_name("instructions")
 # An operation may take this share of instructions more than was committed.
 ALLOWED = 0.03
 
+# How many more environment variables a process is given, behind whose names and values all else lies in memory.
+LAYOUTS = (0, 1, 2, 8)
+
 # A first part in which everything is set up and used once, and then what is counted. The start of the process is
 # the same in both runs but for a few thousand instructions, which must be little beside the difference.
 FIRST = 1_000
@@ -62,10 +67,14 @@ class Count:
         return None if self.committed is None else self.instructions / self.committed - 1
 
     @property
+    def is_more(self) -> bool:
+        return self.change is not None and self.change > ALLOWED
+
+    @property
     def verdict(self) -> str:
         if self.change is None:
             return "not counted before"
-        if self.change > ALLOWED:
+        if self.is_more:
             return "MORE"
         return "fewer: --update" if self.change < -ALLOWED else "ok"
 
@@ -98,7 +107,25 @@ def read_committed(path: Path) -> dict[str, float]:
     return dict(counts)
 
 
-def count_all(names: Sequence[str]) -> dict[str, float]:
+def least_counts(
+    names: Sequence[str], committed: dict[str, float], *, in_all_layouts: bool = False
+) -> dict[str, float]:
+    """Instructions of one operation each, by name; other layouts are tried for what takes more than it may.
+
+    Raises:
+        Problem: As `count_all`.
+    """
+    found = count_all(names, LAYOUTS[0])
+    for layout in LAYOUTS[1:]:
+        again = [name for name in names if in_all_layouts or Count(name, found[name], committed.get(name)).is_more]
+        if not again:
+            break
+        for name, instructions in count_all(again, layout).items():
+            found[name] = min(found[name], instructions)
+    return found
+
+
+def count_all(names: Sequence[str], layout: int = 0) -> dict[str, float]:
     """Instructions of one operation each, by name.
 
     Raises:
@@ -113,7 +140,7 @@ def count_all(names: Sequence[str]) -> dict[str, float]:
     _run([sys.executable, str(PROGRAM), names[0], "1"])
     lengths = [(name, times) for name in names for times in (FIRST, FIRST + TIMES.get(name, USUAL_TIMES))]
     with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
-        totals = dict(zip(lengths, pool.map(_count, lengths), strict=True))
+        totals = dict(zip(lengths, pool.map(lambda length: _count(*length, layout), lengths), strict=True))
     return {
         name: (totals[name, FIRST + times] - totals[name, FIRST]) / times
         for name in names
@@ -121,12 +148,11 @@ def count_all(names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _count(length: tuple[str, int]) -> int:
+def _count(name: str, times: int, layout: int) -> int:
     """Instructions of a whole run."""
-    name, times = length
     with tempfile.TemporaryDirectory(prefix="pmesh-instructions-") as folder:
         valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
-        output = _run([*_same_addresses(), *valgrind, sys.executable, str(PROGRAM), name, str(times)])
+        output = _run([*_same_addresses(), *valgrind, sys.executable, str(PROGRAM), name, str(times)], layout)
     found = re.search(r"Collected *: *(\d+)", output)
     if found is None:
         raise Problem(f"valgrind did not say how many instructions {name} took:\n{output}")
@@ -143,9 +169,10 @@ def _same_addresses() -> list[str]:
     return [] if done.returncode else command
 
 
-def _run(command: Sequence[str]) -> str:
-    """What `command` says, in an environment that is the same for everybody."""
+def _run(command: Sequence[str], layout: int = 0) -> str:
+    """What `command` says, in an environment that is the same for everybody but for `layout`."""
     variables = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+    variables |= {f"LAYOUT_{number}": "x" * number for number in range(layout)}
     if "PYTHONPATH" in os.environ:
         variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
     done = subprocess.run(
@@ -193,7 +220,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def exit_code(counts: Sequence[Count], *, allow_uncounted: bool) -> int:
     """1 for one that takes more, else 2 for one that was never counted, unless that is allowed."""
-    if any(count.change is not None and count.change > ALLOWED for count in counts):
+    if any(count.is_more for count in counts):
         return 1
     return 2 if any(count.committed is None for count in counts) and not allow_uncounted else 0
 
@@ -203,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = FOLDER / f"{machine_class()}.json"
     try:
         committed = read_committed(path)
-        found = [count_all(options.names) for _ in range(options.reruns)]
+        found = [least_counts(options.names, committed, in_all_layouts=options.update) for _ in range(options.reruns)]
     except Problem as problem:
         print(f"instructions.py: {problem}", file=sys.stderr)
         return 2

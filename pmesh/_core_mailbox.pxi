@@ -163,12 +163,16 @@ cdef class Counters:
             self.account.dead += other.account.dead
             self.account.pending += other.account.pending
 
-    cpdef int count_rejected(self) noexcept:
-        """Count one message that was sent to no mailbox at all and so rejected."""
+    @cython.final
+    cdef int count_stray(self) noexcept:
         with cython.critical_section(self):
             self.account.sent += 1
             self.account.rejected += 1
         return 0
+
+    def count_rejected(self):
+        """Count one message that was sent to no mailbox at all and so rejected."""
+        self.count_stray()
 
     @property
     def imbalance(self):
@@ -639,7 +643,7 @@ cdef class Mailbox:
         return withdrawn
 
     @cython.final
-    cdef int return_first(self, list messages) noexcept:
+    cdef int return_first(self, list messages) except -1:
         """Put messages in hand back in front of their lanes, in their order, beyond the capacity."""
         cdef Message message
         cdef Py_ssize_t at
@@ -668,6 +672,7 @@ cdef class Mailbox:
 
     # Controlled delay; what is decided, and after whom, stands in `_core_adaptive.pxi`.
 
+    @cython.cdivision(True)
     @cython.final
     cdef int watch_start(self, int64_t accepted_ns, int64_t now_ns, bint expired) noexcept:
         """Adapt the limit to how long a normal message that was just taken has waited."""
@@ -701,6 +706,7 @@ cdef class Mailbox:
         self.limit = min(<Py_ssize_t>level, self.capacity)    # a double may round the capacity up
         return 0
 
+    @cython.cdivision(True)
     @cython.final
     cdef int raise_limit(self, int64_t now_ns) noexcept:
         """Double the limit for each interval of good queue up to `now_ns`."""
@@ -816,7 +822,7 @@ cdef class Mailbox:
             self.rejected += 1
             late = self.heir is not None
         if late:
-            self.heir.count_rejected()
+            self.heir.count_stray()
         return 0
 
     @cython.final
@@ -824,7 +830,7 @@ cdef class Mailbox:
         """After a refusal, outside of the lock."""
         if message.outcome == OFFER_LATE:
             message.outcome = OFFER_CLOSED
-            self.heir.count_rejected()
+            self.heir.count_stray()
         return 0
 
     def bequeath(self, Counters heir not None):

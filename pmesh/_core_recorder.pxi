@@ -733,6 +733,7 @@ cdef class LatencyRecorder:
             return self._min
         return result
 
+    @cython.cdivision(True)
     cdef double _bucket_mean(self) noexcept:
         cdef double total = 0.0
         cdef Py_ssize_t index
@@ -743,6 +744,7 @@ cdef class LatencyRecorder:
                 total += hdr_median(index) * <double>self._counters[index]
         return total / <double>self._count
 
+    @cython.cdivision(True)
     cdef double _bucket_stddev(self) noexcept:
         # The mean of the middles and not the clamped one: the deviation of equal values is 0.
         cdef double mean = self._bucket_mean()

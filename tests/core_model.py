@@ -273,7 +273,7 @@ class Core(LoopModel):
             yield from self.count_at_heir(cell)
 
     def count_at_heir(self, cell: MailCell) -> Steps:
-        yield "Counters.count_rejected: the total of stopped agents"
+        yield "Counters.count_stray: the total of stopped agents"
         self.total.sent += 1
         self.total.rejected += 1
 

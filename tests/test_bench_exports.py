@@ -208,6 +208,39 @@ def test_a_missing_valgrind_is_named_with_its_package(monkeypatch: pytest.Monkey
         instructions.count_all(["recorder: record"])
 
 
+@pytest.mark.parametrize(
+    ("by_layout", "layouts", "least"),
+    [
+        ([102], 1, 102),
+        ([104, 102], 2, 102),
+        ([104, 105, 108, 104.5], 4, 104),
+    ],
+)
+def test_what_takes_more_is_counted_again_with_other_addresses(
+    monkeypatch: pytest.MonkeyPatch, by_layout: list[float], layouts: int, least: float
+) -> None:
+    asked: list[tuple[list[str], int]] = []
+
+    def count_all(names: list[str], layout: int) -> dict[str, float]:
+        asked.append((names, layout))
+        return {name: {"x": by_layout[len(asked) - 1], "new": 7.0, "fewer": 3.0}[name] for name in names}
+
+    monkeypatch.setattr(instructions, "count_all", count_all)
+
+    found = instructions.least_counts(["x", "new", "fewer"], {"x": 100.0, "fewer": 5.0})
+
+    assert found == {"x": least, "new": 7.0, "fewer": 3.0}
+    assert asked == [(["x", "new", "fewer"], 0), *((["x"], layout) for layout in instructions.LAYOUTS[1:layouts])]
+
+
+def test_what_is_to_be_committed_is_the_least_of_all_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instructions, "count_all", lambda names, layout: dict.fromkeys(names, 100.0 - layout))
+
+    found = instructions.least_counts(["x"], {"x": 500.0}, in_all_layouts=True)
+
+    assert found == {"x": 100.0 - max(instructions.LAYOUTS)}
+
+
 def test_the_commands_in_the_documentation_have_the_options_that_they_use() -> None:
     parsers = {"bench-ab": importlib.import_module("ab").parse, "bench-instructions": instructions.parse}
     page = (benchmark_tools.BENCHMARKS.parent / "docs" / "regressions.md").read_text(encoding="utf-8")

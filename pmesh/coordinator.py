@@ -120,7 +120,7 @@ class Coordinator:
         slice_seconds: How long the dispatcher keeps the event loop at a stretch.
         stall_after: Seconds after which a handler that still waits, or blocks the event loop, is reported by the
             logger `pmesh.stalls` and in `stalls`; None for never.
-        clock: The source of time; a virtual one in tests.
+        clock: The source of time; a virtual one in tests, and in an event loop in virtual time that loop's.
         chooser: Given the refs of all agents that are ready, returns the index of the one to serve next, before every
             message; first come, first served by default. For tests of schedules; see `pmesh.testing`.
         signals: SIGTERM and SIGINT shut it down: what runs in the `async with` block is cancelled, unless it waits in
@@ -191,6 +191,12 @@ class Coordinator:
         if self._keeper is not None:
             raise CoordinatorClosed(f"coordinator {self.name!r} has been entered already")
         loop = asyncio.get_running_loop()
+        virtual = getattr(loop, "clock", None)
+        if isinstance(virtual, Clock) and virtual is not self._clock:
+            raise InvalidArgument(
+                f"coordinator {self.name!r} goes by a clock of its own, and its event loop by virtual time: make it by"
+                " sim.coordinator() in a simulation, and by Coordinator(clock=loop.clock) elsewhere"
+            )
         self._loop = loop
         self._dispatcher = Dispatcher(
             loop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import inspect
@@ -17,6 +18,7 @@ from typing import Any, ClassVar, overload
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.testing.decisions import fewest
 from pmesh.testing.faults import Faults
+from pmesh.testing.outcomes import leaving
 from pmesh.testing.simulation import Simulation
 from pmesh.testing.trace import trace_text
 
@@ -35,6 +37,9 @@ ADVICE = (
     " not know of, or random numbers from elsewhere than the module random; check_determinism=False goes on all the"
     " same"
 )
+
+# Where code stands that is none of a user's; parts of the core are named as in its sources.
+_NO_USERS = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(asyncio.__file__), "pmesh")
 
 LOGGERS = ("pmesh", "pmesh.dead_letters", "pmesh.stalls")
 
@@ -184,6 +189,12 @@ def _parameters_of(test: Any) -> tuple[list[inspect.Parameter], list[inspect.Par
             f"@simulate decorates {test.__qualname__}, which takes no simulation: its first parameter must be one, as"
             f" in `async def {test.__name__}(sim: Simulation)`"
         )
+    for other in parameters[own:]:
+        if other.annotation in (Simulation, Simulation.__name__):
+            raise InvalidType(
+                f"@simulate decorates {test.__qualname__}, which takes the simulation as {other.name!r}: it is given as"
+                f" the first parameter{' after self' if own == 2 else ''}, here {parameters[own - 1].name!r}"
+            )
     return parameters[: own - 1], parameters[own + _given_by_mock(test) :]
 
 
@@ -306,10 +317,16 @@ def _note(seed: int, among: range, departures: int, kept: int, simulation: Simul
 
 
 def _traceback_from(test: Test, traceback: TracebackType | None) -> TracebackType | None:
+    """From the test on, or where it has no part in it, as in what a handler raises, from the first code of a user's."""
     code = inspect.unwrap(test).__code__
-    while traceback is not None and traceback.tb_frame.f_code is not code:
+    frames: list[TracebackType] = []
+    while traceback is not None:
+        frames.append(traceback)
         traceback = traceback.tb_next
-    return traceback
+    for frame in frames:
+        if frame.tb_frame.f_code is code:
+            return frame
+    return next((frame for frame in frames if not frame.tb_frame.f_code.co_filename.startswith(_NO_USERS)), None)
 
 
 def _two_outcomes(first: BaseException | None, second: BaseException | None) -> str:
@@ -324,17 +341,7 @@ def _is_failure(error: BaseException) -> bool:
     """Whether it says that the test fails: not that somebody interrupts it, or that it is skipped."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_failure, error.exceptions))
-    return not isinstance(error, (KeyboardInterrupt, *_outcomes_of_tests()))
-
-
-def _outcomes_of_tests() -> Iterator[type[BaseException]]:
-    """What ends a test that did not fail, of those modules that are in use."""
-    if pytest := sys.modules.get("pytest"):
-        yield from (pytest.skip.Exception, pytest.xfail.Exception, pytest.exit.Exception)
-    if case := sys.modules.get("unittest.case"):
-        yield case.SkipTest
-    if bdb := sys.modules.get("bdb"):
-        yield bdb.BdbQuit
+    return not isinstance(error, (KeyboardInterrupt, *leaving()))
 
 
 def _comes_of_a_timeout(error: BaseException) -> bool:

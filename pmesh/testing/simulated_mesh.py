@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pmesh._core import AgentRef, Handler, HandlerTable, Message
+from pmesh._core import AgentRef, Cell, Handler, HandlerTable, Message
 from pmesh.agent import Agent
 from pmesh.coordinator import Coordinator
 from pmesh.lifecycle import StopReason
@@ -37,6 +38,8 @@ class SimulatedCoordinator(Coordinator):
         )
         self._simulation = simulation
         self._lives.on_end = self._on_end
+        self._run_hook = self._lives.run_hook
+        self._lives.run_hook = self._run_watched_hook  # type: ignore[method-assign]
 
     @property
     def has_begun(self) -> bool:
@@ -80,7 +83,23 @@ class SimulatedCoordinator(Coordinator):
 
     def _renew(self, life: Life) -> None:
         self._simulation.add_event(life.name, "is restarted")
-        super()._renew(life)
+        try:
+            super()._renew(life)
+        except BaseException as error:
+            self._simulation.hear_of(error)
+            raise
+
+    async def _run_watched_hook(self, life: Life, hook: Callable[..., object], *args: object) -> None:
+        try:
+            await self._run_hook(life, hook, *args)
+        except BaseException as error:
+            self._simulation.hear_of(error)
+            raise
+
+    def on_failure(self, cell: Cell, handler: Handler | None, message: Message, error: BaseException) -> None:
+        if not message.expects_reply:  # else whoever asked gets it
+            self._simulation.hear_of(error)
+        super().on_failure(cell, handler, message, error)
 
     def _on_end(self, life: Life) -> None:
         self._simulation.add_event(life.name, f"has stopped ({life.reason.value if life.reason else ''})")

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import functools
+import inspect
 import random
 import threading
 import weakref
@@ -29,6 +30,7 @@ from pmesh.testing.decisions import Decisions, seed_of
 from pmesh.testing.faults import Faults
 from pmesh.testing.loop import SECOND_NS, START_NS, Deadlock, VirtualTimeLoop
 from pmesh.testing.other_thread import StuckError, call_elsewhere
+from pmesh.testing.outcomes import is_about_the_test
 from pmesh.testing.simulated_mesh import SLICE_SECONDS, SimulatedCoordinator
 from pmesh.testing.trace import Event, shown
 
@@ -126,6 +128,7 @@ class Simulation:
         for option in ("clock", "chooser", "slice_seconds"):
             if option in options:
                 raise InvalidArgument(f"{option} is the simulation's to choose; leave it out")
+        self._check_begun("coordinator")
         mesh = SimulatedCoordinator(self, name, **options)
         self._meshes.append(mesh)
         return mesh
@@ -136,9 +139,21 @@ class Simulation:
         The loop stands still meanwhile, so the call must not wait for it. It comes before time passes, unless the run
         ends first. Returns a future of the result; an error that nobody asks it for fails the run.
         """
+        if not callable(function):
+            raise InvalidType(
+                f"function is {function!r}; it must be what the thread is to call, and its arguments come after it, as"
+                " in in_thread(ref.tell, payload)"
+            )
+        self._check_begun("in_thread")
         future: asyncio.Future[Result] = self.loop.create_future()
         self._await_call(_Call(future, function, args, self._call_elsewhere))
         return future
+
+    def _check_begun(self, method: str) -> None:
+        if not hasattr(self, "loop"):
+            raise InvalidArgument(
+                f"{method}() of the simulation of seed {self.seed} before it runs: call it in what run() is given"
+            )
 
     def note(self, what: str, *, who: str = "test") -> None:
         """Put something of the program's own into the trace."""
@@ -159,8 +174,9 @@ class Simulation:
 
         Raises:
             Deadlock: Nothing can happen any more, or the program goes round in circles.
-            AssertionError: An account does not balance, a ready agent is forgotten, something was reported to the
-                event loop's exception handler, or nobody asked for the error of a task or of a call in a thread.
+            AssertionError: An account does not balance, a ready agent is forgotten, an assertion failed in a handler or
+                hook of an agent that nobody asked, something was reported to the event loop's exception handler, or
+                nobody asked for the error of a task or of a call in a thread.
             BaseException: Whatever `main` raises.
             WrongLoop: An event loop runs in this thread.
         """
@@ -315,6 +331,11 @@ class Simulation:
             self._failure = failure
             self.block(SLICE_SECONDS)
 
+    def hear_of(self, error: BaseException) -> None:
+        """A handler or hook has raised `error`, of which its supervisor takes care: what is about the test ends it."""
+        if is_about_the_test(error):
+            self._fail(error)
+
     def block(self, seconds: float) -> None:
         """Let time pass in which the loop does not turn."""
         try:
@@ -363,6 +384,13 @@ class Simulation:
                 )
             )
         else:
+            if error is None and inspect.isawaitable(result):
+                if isinstance(result, Coroutine):
+                    result.close()  # it has been said
+                error = InvalidType(
+                    f"{_name_of(call.function)} returned {shown(result)} in a thread, where nothing awaits it: what"
+                    " in_thread() calls must be a plain function, such as ref.tell"
+                )
             call.end(result, error)
 
     def _call_executor(self, call: _Call, executor: Executor | None) -> None:

@@ -560,6 +560,25 @@ def test_faults_concern_the_agents_that_they_name_and_never_probes_or_supervisor
         assert hit <= {"fragile-1"}
 
 
+def test_faults_for_agents_that_there_never_are_are_no_test() -> None:
+    @simulate(seeds=5, faults=Faults(raises=0.5, agents="acount-*"))
+    async def misspelt(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            await mesh.spawn(lambda payload: payload, name=f"account-{sim.seed % 2}")
+
+    with pytest.raises(
+        InvalidArgument, match=r"for agents 'acount-\*', and no agent .*; there were account-0, account-1"
+    ):
+        misspelt()
+
+    @simulate(seeds=5, faults=Faults(raises=0.5, agents="account-4"))
+    async def rare(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            await mesh.spawn(lambda payload: payload, name=f"account-{sim.seed}")
+
+    rare()
+
+
 def test_no_more_faults_than_asked_for() -> None:
     outcomes = faulted(Faults(raises=0.5, most=3), range(10))
     assert outcomes.count(InjectedFault) == 30

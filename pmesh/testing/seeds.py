@@ -32,6 +32,8 @@ MOST_SHRINKING_RUNS = 400
 # Real seconds that they may take: who waits for a test does not see what it does.
 MOST_SHRINKING_SECONDS = 60.0
 
+SHOWN_NAMES = 20
+
 ADVICE = (
     "What differs may be state kept between runs, the order of a set, the real time, threads that the event loop does"
     " not know of, or random numbers from elsewhere than the module random; check_determinism=False goes on all the"
@@ -152,6 +154,9 @@ def simulate(
                 runner.check_determinism(which[0])
             for seed in which:
                 runner.run(seed, which)
+            # A few seeds, as of a failure that is repeated, may be without an agent that others have.
+            if ordered.seeds is None:
+                runner.check_faults()
 
         # Not what functools.wraps made of it: pytest takes fixtures from here.
         del run_seeds.__wrapped__
@@ -224,6 +229,7 @@ class _Runner:
         self._kwargs = kwargs
         self._faults = faults
         self._tally = tally
+        self._agents: set[str] = set()
 
     def _main(self, simulation: Simulation) -> Coroutine[Any, Any, object]:
         return self._test(*self._before, simulation, *self._after, **self._kwargs)
@@ -253,8 +259,20 @@ class _Runner:
         __tracebackhide__ = True
         simulation, error = self._attempt(seed, traced=False)
         self._tally.add(simulation)
+        self._agents |= simulation.agents
         if error is not None:
             self._explain(seed, error, among)
+
+    def check_faults(self) -> None:
+        """Fail when the faults are for agents that there never were: nothing went wrong that was to."""
+        __tracebackhide__ = True
+        faults = self._faults
+        if faults is not None and self._agents and not any(map(faults.concern, self._agents)):
+            names = sorted(self._agents)
+            raise InvalidArgument(
+                f"the faults are for agents {faults.agents!r}, and no agent had such a name in any seed; there were"
+                f" {', '.join(names[:SHOWN_NAMES])}{' and more' if len(names) > SHOWN_NAMES else ''}"
+            )
 
     def _attempt(
         self, seed: int, *, traced: bool, allowed: AbstractSet[int] | None = None, loud: bool = False

@@ -78,6 +78,7 @@ class SimulatedCoordinator(Coordinator):
 
     async def _spawn(self, *args: Any) -> AgentRef:
         ref = await super()._spawn(*args)
+        self._simulation.agents.add(ref.name)
         self._simulation.add_event(ref.name, "has started")
         return ref
 

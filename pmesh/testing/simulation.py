@@ -79,6 +79,7 @@ class Simulation:
         loop: The event loop, once it runs.
         trace: What happened so far, as `Event`s; empty unless `traced`.
         handled: Messages that handlers began with.
+        agents: Names of all agents that were started.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Simulation:
         self.random = random.Random(f"program {seed}")
         self.trace: list[Event] = []
         self.handled = 0
+        self.agents: set[str] = set()
         self.loop: VirtualTimeLoop
         self._decisions = Decisions(seed, allowed)
         self._traced = traced

@@ -1369,11 +1369,22 @@ def test_an_interrupt_while_the_shortest_way_is_sought_names_the_seed() -> None:
         ({"seeds": True}, "seeds is True"),
         ({"faults": 0.5}, "faults is 0.5; it must be a pmesh.testing.Faults"),
         ({"check_determinism": 1}, "check_determinism is 1"),
+        ({"horizon_seconds": float("nan")}, "horizon_seconds is nan"),
     ],
 )
 def test_options_that_cannot_be_are_refused_at_the_decorator(options: dict[str, Any], error: str) -> None:
     with pytest.raises((InvalidArgument, InvalidType), match=error):
         simulate(**options)
+
+
+def test_a_run_may_take_longer_than_a_week_where_it_is_told_so() -> None:
+    async def months(sim: Simulation) -> None:
+        await asyncio.sleep(90 * 86_400)
+        assert sim.seconds >= 90 * 86_400
+
+    simulate(seeds=3, horizon_seconds=100 * 86_400)(months)()
+    with pytest.raises(Deadlock, match=r"still busy after 604800 virtual s \(horizon_seconds\)"):
+        simulate(seeds=3)(months)()
 
 
 def test_what_cannot_be_simulated_is_refused_at_the_decorator() -> None:

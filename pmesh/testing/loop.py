@@ -17,7 +17,7 @@ from typing import Any, TypeVar, TypeVarTuple, Unpack
 from pmesh._core import Clock, timeout_seconds
 from pmesh.errors import InvalidArgument
 
-__all__ = ["SECOND_NS", "START_NS", "Deadlock", "VirtualTimeLoop"]
+__all__ = ["HORIZON_SECONDS", "SECOND_NS", "START_NS", "Deadlock", "VirtualTimeLoop"]
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -81,7 +81,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now_ns += round(seconds * SECOND_NS)
         if self._now_ns > self._horizon_ns:
             busy_seconds = (self._horizon_ns - START_NS) / SECOND_NS
-            raise Deadlock(f"still busy after {busy_seconds:g} virtual s; tasks:\n{self._tasks()}")
+            raise Deadlock(f"still busy after {busy_seconds:g} virtual s (horizon_seconds); tasks:\n{self._tasks()}")
         self.clock.set_ns(self._now_ns)
 
     def expect_calls_of(self, threads: Iterable[threading.Thread]) -> None:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, overload
 
+from pmesh._core import timeout_seconds
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.testing.decisions import fewest
 from pmesh.testing.faults import Faults
+from pmesh.testing.loop import HORIZON_SECONDS
 from pmesh.testing.outcomes import leaving
 from pmesh.testing.simulation import Simulation
 from pmesh.testing.trace import trace_text
@@ -109,10 +111,20 @@ def parse_seeds(text: str) -> range:
 def simulate(test: Test, /) -> Callable[..., None]: ...
 @overload
 def simulate(
-    *, seeds: int | range = ..., faults: Faults | None = ..., check_determinism: bool = ...
+    *,
+    seeds: int | range = ...,
+    faults: Faults | None = ...,
+    check_determinism: bool = ...,
+    horizon_seconds: float = ...,
 ) -> Callable[[Test], Callable[..., None]]: ...
 def simulate(
-    test: Any = None, /, *, seeds: int | range = SEEDS, faults: Faults | None = None, check_determinism: bool = True
+    test: Any = None,
+    /,
+    *,
+    seeds: int | range = SEEDS,
+    faults: Faults | None = None,
+    check_determinism: bool = True,
+    horizon_seconds: float = HORIZON_SECONDS,
 ) -> Any:
     """Run an `async def` test in virtual time, once for each seed; its first parameter is the `Simulation`.
 
@@ -129,6 +141,7 @@ def simulate(
         seeds: How many, from 0 on; or a range of them.
         faults: What goes wrong on purpose in each run; nothing by default.
         check_determinism: Run the first seed twice, and fail unless both runs are the same.
+        horizon_seconds: Virtual seconds after which a run that is still busy goes round in circles; by default a week.
 
     Raises:
         NotDeterministic: Of the test: the same seed did not give the same run.
@@ -139,6 +152,8 @@ def simulate(
     if not isinstance(check_determinism, bool):
         raise InvalidType(f"check_determinism is {check_determinism!r}; it must be True or False")
 
+    horizon_seconds = timeout_seconds(horizon_seconds, "horizon_seconds")
+
     def decorate(test: Test) -> Callable[..., None]:
         before, rest = _parameters_of(test)
 
@@ -148,7 +163,7 @@ def simulate(
             ordered = Ordered.current or Ordered(None, Tally())
             # Who replaces something by mock.patch() around this gives its own arguments by position.
             at = len(before)
-            runner = _Runner(test, args[:at], args[at:], kwargs, faults, ordered.tally)
+            runner = _Runner(test, args[:at], args[at:], kwargs, faults, horizon_seconds, ordered.tally)
             which = chosen if ordered.seeds is None else ordered.seeds
             if check_determinism:
                 runner.check_determinism(which[0])
@@ -221,6 +236,7 @@ class _Runner:
         after: tuple[object, ...],
         kwargs: dict[str, object],
         faults: Faults | None,
+        horizon_seconds: float,
         tally: Tally,
     ) -> None:
         self._test = test
@@ -228,6 +244,7 @@ class _Runner:
         self._after = after
         self._kwargs = kwargs
         self._faults = faults
+        self._horizon_seconds = horizon_seconds
         self._tally = tally
         self._agents: set[str] = set()
 
@@ -277,7 +294,9 @@ class _Runner:
     def _attempt(
         self, seed: int, *, traced: bool, allowed: AbstractSet[int] | None = None, loud: bool = False
     ) -> tuple[Simulation, BaseException | None]:
-        simulation = Simulation(seed, faults=self._faults, traced=traced, allowed=allowed)
+        simulation = Simulation(
+            seed, faults=self._faults, traced=traced, allowed=allowed, horizon_seconds=self._horizon_seconds
+        )
         try:
             with contextlib.nullcontext() if loud else _quiet():
                 simulation.run(self._main)

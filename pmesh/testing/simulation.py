@@ -21,14 +21,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-from pmesh._core import AgentRef, cell_of
+from pmesh._core import AgentRef, cell_of, timeout_seconds
 from pmesh.coordinator import Coordinator
 from pmesh.errors import InvalidArgument, InvalidType, WrongLoop
 from pmesh.lives import Life
 from pmesh.testing.account import assert_account
 from pmesh.testing.decisions import Decisions, seed_of
 from pmesh.testing.faults import Faults
-from pmesh.testing.loop import SECOND_NS, START_NS, Deadlock, VirtualTimeLoop
+from pmesh.testing.loop import HORIZON_SECONDS, SECOND_NS, START_NS, Deadlock, VirtualTimeLoop
 from pmesh.testing.other_thread import StuckError, call_elsewhere
 from pmesh.testing.outcomes import is_about_the_test
 from pmesh.testing.simulated_mesh import SLICE_SECONDS, SimulatedCoordinator
@@ -73,6 +73,7 @@ class Simulation:
         faults: What goes wrong on purpose; nothing by default.
         traced: Keep a trace; takes several times as long.
         allowed: Numbers of the decisions that may depart from the usual; None for all.
+        horizon_seconds: Virtual seconds after which a program that is still busy goes round in circles.
 
     Attributes:
         random: For the program's own choices. The module `random` is seeded, too, while the simulation runs.
@@ -89,12 +90,14 @@ class Simulation:
         faults: Faults | None = None,
         traced: bool = True,
         allowed: AbstractSet[int] | None = None,
+        horizon_seconds: float = HORIZON_SECONDS,
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise InvalidType(f"seed is {seed!r}; it must be a whole number")
         if faults is not None and not isinstance(faults, Faults):
             raise InvalidType(f"faults is {faults!r}; it must be a pmesh.testing.Faults")
         self.seed = seed
+        self._horizon_seconds = timeout_seconds(horizon_seconds, "horizon_seconds")
         self.faults = faults or Faults()
         # Not the numbers that decide: what the program draws must not change with what is left out.
         self.random = random.Random(f"program {seed}")
@@ -502,7 +505,7 @@ class _Loop(VirtualTimeLoop):
         self._executor: Executor | None = None
         # Set when a thread for which this stands still has ended its call, or has called this loop.
         self._stirred = threading.Event()
-        super().__init__()
+        super().__init__(horizon_seconds=simulation._horizon_seconds)
 
     def call_at(
         self,

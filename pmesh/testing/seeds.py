@@ -197,7 +197,10 @@ def _checked_seeds(seeds: object) -> range:
 def _parameters_of(test: Any) -> tuple[list[inspect.Parameter], list[inspect.Parameter]]:
     """Those before the simulation, which is the first or comes after self, and those after it that are asked for."""
     if not inspect.iscoroutinefunction(test):
-        raise InvalidType(f"@simulate decorates {test!r}; it must decorate an `async def` test")
+        raise InvalidType(
+            f"@simulate decorates {test!r}; it must decorate an `async def` test, and what makes something else of one,"
+            " such as @given or @staticmethod, goes above it"
+        )
     parameters = list(inspect.signature(test).parameters.values())
     # In a class the simulation comes after self.
     own = 2 if parameters and parameters[0].name == "self" else 1

@@ -168,6 +168,7 @@ class Coordinator:
         self._window = window or 0
         self._drain_timeout = timeout_seconds(drain_timeout, "drain_timeout")
         self._slice_seconds = timeout_seconds(slice_seconds, "slice_seconds")
+        self._has_own_clock = clock is not None
         self._clock = Clock() if clock is None else clock
         self._chooser = chooser
         self._lives = Lives(self._drain_timeout)
@@ -191,10 +192,9 @@ class Coordinator:
         if self._keeper is not None:
             raise CoordinatorClosed(f"coordinator {self.name!r} has been entered already")
         loop = asyncio.get_running_loop()
-        virtual = getattr(loop, "clock", None)
-        if isinstance(virtual, Clock) and virtual is not self._clock:
+        if not self._has_own_clock and isinstance(getattr(loop, "clock", None), Clock):
             raise InvalidArgument(
-                f"coordinator {self.name!r} goes by a clock of its own, and its event loop by virtual time: make it by"
+                f"coordinator {self.name!r} goes by the real time, and its event loop by virtual time: make it by"
                 " sim.coordinator() in a simulation, and by Coordinator(clock=loop.clock) elsewhere"
             )
         self._loop = loop

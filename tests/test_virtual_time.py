@@ -133,7 +133,7 @@ def test_a_horizon_that_cannot_be_is_refused_and_leaves_no_half_made_loop(second
 def test_a_coordinator_that_goes_by_the_real_time_is_refused_in_a_loop_that_does_not() -> None:
     async def main() -> None:
         mesh = Coordinator("shop")
-        with pytest.raises(InvalidArgument, match=r"'shop' goes by a clock of its own.*\(clock=loop.clock\)"):
+        with pytest.raises(InvalidArgument, match=r"'shop' goes by the real time.*\(clock=loop.clock\)"):
             await mesh.__aenter__()
         assert "not entered" in repr(mesh)
 

@@ -932,6 +932,27 @@ def test_a_trace_tells_what_happened_in_words() -> None:
     ]
 
 
+def test_a_trace_tells_what_was_refused_and_by_whom() -> None:
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator("shop") as mesh:
+            small = await mesh.spawn(lambda payload: None, name="small", mailbox=MailboxPolicy(capacity=2))
+            gone = await mesh.spawn(lambda payload: None, name="gone")
+            assert small.tell_many(range(5)) == 2
+            await asyncio.sleep(1.0)
+            await mesh.stop(gone)
+            gone.tell(1)
+            await asyncio.sleep(1.0)
+            again = await mesh.spawn(lambda payload: None, name="gone", mailbox=MailboxPolicy(capacity=1))
+            again.tell_many([1, 2])
+
+    said = [(event.who, event.what) for event in attempt(main, allowed=frozenset()).trace if "refused" in event.what]
+    assert said == [
+        ("small", "has refused 3 messages"),
+        ("shop", "has refused a message to agents that are not there any more"),
+        ("gone", "has refused a message"),
+    ]
+
+
 def test_a_trace_shows_no_addresses_and_survives_any_repr() -> None:
     class Plain:
         pass

@@ -37,6 +37,8 @@ class SimulatedCoordinator(Coordinator):
             **options,
         )
         self._simulation = simulation
+        self._refused = 0
+        self._refused_by: dict[str, int] = {}
         self._lives.on_end = self._on_end
         self._run_hook = self._lives.run_hook
         self._lives.run_hook = self._run_watched_hook  # type: ignore[method-assign]
@@ -60,6 +62,23 @@ class SimulatedCoordinator(Coordinator):
                 and not issubclass(life.kind.agent_class, ProbeAgent)
             )
         ]
+
+    def note_refusals(self, total: int) -> None:
+        """Put into the trace what was refused since the last time, of `total` in all; who told it may look away."""
+        new = total - self._refused
+        if not new:
+            return
+        self._refused = total
+        before = self._refused_by
+        self._refused_by = {name: account.rejected for name, account in self.stats().agents.items()}
+        for name, refused in self._refused_by.items():
+            known = before.get(name, 0)
+            more = refused - known if refused >= known else refused  # less is that of a new agent of the name
+            if more:
+                new -= more
+                self._simulation.add_event(name, f"has refused {_messages(more)}")
+        if new > 0:
+            self._simulation.add_event(self.name, f"has refused {_messages(new)} to agents that are not there any more")
 
     def begin_kill(self, life: Life) -> None:
         self._lives.begin_stop(life, StopReason.KILLED)
@@ -109,6 +128,10 @@ class SimulatedCoordinator(Coordinator):
         if self._simulation.is_traced:
             self._simulation.add_event(receiver.name, f"does not see {shown(message.payload)}: {kind}")
         super().on_dead_letter(kind, message, receiver)
+
+
+def _messages(count: int) -> str:
+    return "a message" if count == 1 else f"{count} messages"
 
 
 def _wrap(simulation: Simulation, mesh: Coordinator, handler: Handler, disturbed: bool) -> Handler:

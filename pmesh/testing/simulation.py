@@ -348,12 +348,16 @@ class Simulation:
         except Deadlock as deadlock:
             self._failure = self._failure or deadlock
 
-    def _check_account(self, mesh: Coordinator) -> None:
+    def _check_account(self, mesh: SimulatedCoordinator) -> None:
         try:
-            if mesh.totals().imbalance is not None:
+            totals = mesh.totals()
+            if totals.imbalance is not None:
                 assert_account(mesh)
         except AssertionError as error:
             self._fail(error)
+        else:
+            if self._traced:
+                mesh.note_refusals(totals.rejected)
 
     def _look(self) -> None:
         """Nothing runs: every account balances, and no agent that could run has been forgotten."""
@@ -361,6 +365,8 @@ class Simulation:
             if not mesh.has_begun:
                 continue
             assert_account(mesh)
+            if self._traced:
+                mesh.note_refusals(mesh.totals().rejected)
             for name in mesh.agents:
                 cell = cell_of(mesh.lookup(name))
                 if cell.is_forgotten:

@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -284,14 +285,19 @@ class _Runner:
             self._explain(seed, error, among)
 
     def check_faults(self) -> None:
-        """Fail when the faults are for agents that there never were: nothing went wrong that was to."""
-        __tracebackhide__ = True
+        """Warn when the faults are for agents that there never were: nothing went wrong that was to.
+
+        No error: with other arguments, as of `parametrize` or hypothesis, there may be some.
+        """
         faults = self._faults
         if faults is not None and self._agents and not any(map(faults.concern, self._agents)):
             names = sorted(self._agents)
-            raise InvalidArgument(
-                f"the faults are for agents {faults.agents!r}, and no agent had such a name in any seed; there were"
-                f" {', '.join(names[:SHOWN_NAMES])}{' and more' if len(names) > SHOWN_NAMES else ''}"
+            warnings.warn(
+                f"the faults of {self._test.__qualname__} are for agents {faults.agents!r}, and no agent had such a"
+                f" name in any seed; there were {', '.join(names[:SHOWN_NAMES])}"
+                f"{' and more' if len(names) > SHOWN_NAMES else ''}",
+                RuntimeWarning,
+                stacklevel=3,
             )
 
     def _attempt(

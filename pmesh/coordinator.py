@@ -120,7 +120,7 @@ class Coordinator:
         slice_seconds: How long the dispatcher keeps the event loop at a stretch.
         stall_after: Seconds after which a handler that still waits, or blocks the event loop, is reported by the
             logger `pmesh.stalls` and in `stalls`; None for never.
-        clock: The source of time; a virtual one in tests.
+        clock: The source of time; a virtual one in tests, and in an event loop in virtual time that loop's.
         chooser: Given the refs of all agents that are ready, returns the index of the one to serve next, before every
             message; first come, first served by default. For tests of schedules; see `pmesh.testing`.
         signals: SIGTERM and SIGINT shut it down: what runs in the `async with` block is cancelled, unless it waits in
@@ -168,6 +168,7 @@ class Coordinator:
         self._window = window or 0
         self._drain_timeout = timeout_seconds(drain_timeout, "drain_timeout")
         self._slice_seconds = timeout_seconds(slice_seconds, "slice_seconds")
+        self._has_own_clock = clock is not None
         self._clock = Clock() if clock is None else clock
         self._chooser = chooser
         self._lives = Lives(self._drain_timeout)
@@ -191,6 +192,11 @@ class Coordinator:
         if self._keeper is not None:
             raise CoordinatorClosed(f"coordinator {self.name!r} has been entered already")
         loop = asyncio.get_running_loop()
+        if not self._has_own_clock and isinstance(getattr(loop, "clock", None), Clock):
+            raise InvalidArgument(
+                f"coordinator {self.name!r} goes by the real time, and its event loop by virtual time: make it by"
+                " sim.coordinator() in a simulation, and by Coordinator(clock=loop.clock) elsewhere"
+            )
         self._loop = loop
         self._dispatcher = Dispatcher(
             loop,

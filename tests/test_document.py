@@ -371,6 +371,7 @@ def remove(path: str) -> Callable[[dict[str, Any]], None]:
         (change("profiles 0 sended", 5), "profiles[0].sended is no field of pmesh.load/1"),
         (change("profiles 0 a\nb", 5), 'profiles[0]["a\\nb"] is no field of pmesh.load/1'),
         (change("profiles 0 agents", 0), "profiles[0].agents is 0; it must be at least 1"),
+        (change("profiles 0 rate_per_second", 0), "profiles[0].rate_per_second is 0; it must be at least 1e-30"),
         (change("profiles 0 fail_rate", 1.5), "profiles[0].fail_rate is 1.5; it must be at most 1"),
         (change("profiles 0 latency_ns mean", float("nan")), "profiles[0].latency_ns.mean is NaN; it must be at least"),
         (change("profiles 0 latency_ns mean", float("inf")), "profiles[0].latency_ns.mean is Infinity; it must be at"),

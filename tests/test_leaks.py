@@ -58,7 +58,7 @@ def test_agents_that_hold_each_others_refs_are_collected_after_they_stopped(run:
             def __init__(self) -> None:
                 gone.append(weakref.ref(self))
 
-        async with Coordinator(dead_letters=0) as bus:
+        async with Coordinator(dead_letters=0, clock=getattr(asyncio.get_running_loop(), "clock", None)) as bus:
             one, two = await bus.spawn(Watched), await bus.spawn(Watched)
             await one.ask(two)
             await two.ask(one)

@@ -174,7 +174,7 @@ def test_assert_account_says_who_has_mail_left(run: Any, mesh: Any) -> None:
 
 def test_assert_account_says_which_side_is_wrong(run: Any, mesh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with Coordinator() as bus:
+        async with mesh() as bus:
             await bus.spawn(lambda payload: None, name="a")
             stats = bus.stats()
             wrong = bus.stats()

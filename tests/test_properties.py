@@ -22,6 +22,7 @@ from pmesh import (
     AgentRef,
     Backoff,
     Coordinator,
+    InvalidArgument,
     MailboxPolicy,
     Overflow,
     PmeshError,
@@ -29,6 +30,7 @@ from pmesh import (
     StopReason,
     SupervisionPolicy,
     Terminated,
+    UnknownAgent,
     handler,
 )
 from pmesh.testing import Faults, InjectedFault, Simulation, simulate
@@ -121,10 +123,14 @@ class World:
         draw = self.sim.random
         self.numbers += 1
         ttl = draw.choice((None, None, None, 0.05, 0.3))
-        deadline_ns = 0 if ttl is None else self.sim.loop.clock.now_ns() + round(ttl * 1e9) + 2
+        deadline_ns = self.deadline_ns(ttl)
         kind = Urgent if draw.random() < 0.2 else Work
         sleeps = draw.choice((0.0, 0.0, 0.001, 0.1)) if draw.random() < 0.3 else 0.0
         return kind(sender, self.numbers, deadline_ns, draw.random() < 0.05, sleeps), ttl
+
+    def deadline_ns(self, ttl: float | None) -> int:
+        """Of a message that is told now."""
+        return 0 if ttl is None else self.sim.loop.clock.now_ns() + round(ttl * 1e9) + 2
 
     def tell(self, ref: AgentRef, work: Work, ttl: float | None) -> None:
         if ref.tell(work, ttl=ttl):
@@ -136,7 +142,11 @@ class Receiver(Agent):
         self.world = world
 
     async def on_start(self) -> None:
-        if self.world.sim.random.random() < 0.05:
+        draw = self.world.sim.random
+        if draw.random() < 0.2:
+            with contextlib.suppress(UnknownAgent, InvalidArgument):  # gone already, or itself
+                self.context.watch(self.world.mesh.lookup("receiver-0"))
+        if draw.random() < 0.05:
             await asyncio.sleep(0.01)
 
     @handler
@@ -157,7 +167,8 @@ class Receiver(Agent):
 
     @handler
     def gone(self, notice: Terminated) -> None:
-        assert self.world.mesh.state(notice.ref) is State.STOPPED
+        state = self.world.mesh.state(notice.ref)
+        assert state is State.STOPPED, f"the notice came before the end: {notice.ref.name} is {state}"
 
 
 class Forwarder(Receiver):
@@ -193,16 +204,16 @@ async def send_some(world: World, sender: str, refs: list[AgentRef]) -> None:
                     world.accept(work, ref.name)
             case "ask":
                 # Nobody says whether it was accepted; so these are a pair of their own, which is not added up.
-                deadline_ns = world.sim.loop.clock.now_ns() + 400_000_000 + 2
                 with contextlib.suppress(PmeshError, Failed, InjectedFault):
-                    await ref.ask(type(work)(f"{sender} asks", work.number, deadline_ns), timeout=0.4)
+                    await ref.ask(type(work)(f"{sender} asks", work.number, world.deadline_ns(0.4)), timeout=0.4)
             case _:
                 await asyncio.sleep(draw.choice((0.0, 0.001, 0.2)))
 
 
 async def run_some_threads(world: World, refs: list[AgentRef]) -> None:
     def call(ref: AgentRef, work: Work, ttl: float | None) -> None:
-        world.tell(ref, work, ttl)
+        # The clock may have jumped since it was made.
+        world.tell(ref, dataclasses.replace(work, deadline_ns=world.deadline_ns(ttl)), ttl)
 
     for _ in range(world.sim.random.choice((0, 2, 5))):
         await world.sim.in_thread(call, world.sim.random.choice(refs), *world.make("thread"))
@@ -237,7 +248,8 @@ def options(world: World) -> dict[str, Any]:
     overflow = draw.choice((Overflow.REJECT, Overflow.REJECT, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST))
     return {
         "mailbox": MailboxPolicy(draw.choice((1, 2, 64, 64)), overflow=overflow, adaptive=draw.random() < 0.2),
-        "concurrency": draw.choice((1, 1, 3)),
+        # A handler that stalls begins late, and what is handled beside it before.
+        "concurrency": 1 if world.sim.faults.stalls else draw.choice((1, 1, 3)),
         "supervision": SupervisionPolicy(intensity=draw.choice((1, 3, 100)), directives={InjectedFault: "resume"}),
     }
 
@@ -276,6 +288,52 @@ async def test_the_account_balances_order_holds_and_leaving_ends_whatever_happen
 @simulate(seeds=SEEDS, faults=dataclasses.replace(FAULTS, stalls=0.0))
 async def test_nothing_is_begun_after_its_deadline_or_while_its_agent_does_not_run(sim: Simulation) -> None:
     await whatever_happens(sim)
+
+
+def numbers_again(work: Work, world: World) -> Work:
+    """Every other message has the number of the one before it: as if that were handled twice."""
+    return dataclasses.replace(work, number=work.number - work.number % 2)
+
+
+def numbers_downwards(work: Work, world: World) -> Work:
+    """As if the last came first."""
+    return dataclasses.replace(work, number=1_000_000 - work.number)
+
+
+def deadlines_before(work: Work, world: World) -> Work:
+    """As if no deadline were looked at."""
+    return dataclasses.replace(work, deadline_ns=world.sim.loop.clock.now_ns())
+
+
+@pytest.mark.parametrize(
+    ("breaks", "told"),
+    [
+        (numbers_again, r"was handled twice"),
+        (numbers_downwards, r"came after number"),
+        (deadlines_before, r"ns after its deadline"),
+        (State.SUSPENDED, r"was begun while receiver-\d is State.SUSPENDED"),
+        (None, r"^the notice came before the end"),
+    ],
+)
+def test_what_breaks_a_promise_ends_the_run(breaks: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These are looked at in handlers, whose errors the agents' supervision takes care of."""
+    make, state = World.make, Coordinator.state
+    if callable(breaks):
+        monkeypatch.setattr(
+            World, "make", lambda world, sender: (breaks((made := make(world, sender))[0], world), made[1])
+        )
+    elif breaks is not None:
+        monkeypatch.setattr(Coordinator, "state", lambda mesh, ref: breaks)
+    else:
+        monkeypatch.setattr(
+            Coordinator,
+            "state",
+            lambda mesh, ref: State.RUNNING if (is_now := state(mesh, ref)) is State.STOPPED else is_now,
+        )
+    faults = dataclasses.replace(FAULTS, stalls=0.0)
+    with pytest.raises(AssertionError, match=told):
+        for seed in range(50):
+            Simulation(seed, faults=faults, traced=False).run(whatever_happens)
 
 
 def test_the_same_seed_gives_the_same_trace(pmesh_simulated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,16 +429,18 @@ async def test_an_agent_that_is_ready_is_served_within_a_bounded_number_of_messa
     choose = sim.choose
 
     def observed(mesh: Any, ready: list[AgentRef]) -> int:
-        nonlocal longest
-        index = choose(mesh, ready)
         for ref in ready:
             waited[ref.name] = waited.get(ref.name, 0) + 1
-        longest = max(longest, waited.pop(ready[index].name))
-        return index
+        return choose(mesh, ready)
+
+    def serve(name: str) -> None:
+        nonlocal longest
+        longest = max(longest, waited.pop(name, 0))
 
     sim.choose = observed  # type: ignore[method-assign]
     async with sim.coordinator(window=None) as mesh:
-        refs = [await mesh.spawn(lambda payload: None, name=f"agent-{number}") for number in range(5)]
+        names = [f"agent-{number}" for number in range(5)]
+        refs = [await mesh.spawn(lambda payload, name=name: serve(name), name=name) for name in names]
         for ref in refs:
             ref.tell_many(range(sim.random.choice((1, 20))))
         for _ in range(5):

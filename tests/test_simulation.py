@@ -38,7 +38,7 @@ from pmesh._core import Cell, cell_of
 from pmesh.testing import Deadlock, Event, Faults, InjectedFault, NotDeterministic, Probe, Simulation, simulate
 from pmesh.testing.decisions import Decisions, fewest
 from pmesh.testing.other_thread import StuckError, call_elsewhere
-from pmesh.testing.trace import shown
+from pmesh.testing.trace import shown, trace_text
 
 
 def attempt(main: Any, seed: int = 1, **options: Any) -> Simulation:
@@ -245,6 +245,33 @@ def test_what_a_thread_call_raises_is_never_taken_for_this_threads_own(error: Ba
         assert future.exception() is error
 
     attempt(main)
+
+
+@pytest.mark.parametrize("what", ["a coroutine function", "ask"])
+def test_a_thread_call_that_gives_an_awaitable_says_that_nothing_awaits_it(what: str) -> None:
+    async def work(number: int) -> None: ...
+
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            ref = await mesh.spawn(lambda payload: payload)
+            await sim.in_thread(work if what == "a coroutine function" else ref.ask, 1)
+
+    with pytest.raises(InvalidType, match=r"(work|AgentRef.ask) returned <.*> in a thread, where nothing awaits it"):
+        attempt(main)
+
+
+def test_a_thread_is_to_call_something() -> None:
+    async def main(sim: Simulation) -> None:
+        sim.in_thread(True)  # type: ignore[arg-type]
+
+    with pytest.raises(InvalidType, match=r"function is True; .* as in in_thread\(ref.tell, payload\)"):
+        attempt(main)
+
+
+@pytest.mark.parametrize("method", ["coordinator", "in_thread"])
+def test_a_simulation_that_does_not_run_yet_says_so(method: str) -> None:
+    with pytest.raises(InvalidArgument, match=rf"{method}\(\) of the simulation of seed 3 before it runs"):
+        getattr(Simulation(3), method)(*["mesh"] if method == "coordinator" else [print])
 
 
 def test_a_thread_call_that_raises_stop_iteration_says_so() -> None:
@@ -533,6 +560,25 @@ def test_faults_concern_the_agents_that_they_name_and_never_probes_or_supervisor
         assert hit <= {"fragile-1"}
 
 
+def test_faults_for_agents_that_there_never_are_are_warned_of() -> None:
+    @simulate(seeds=5, faults=Faults(raises=0.5, agents="acount-*"))
+    async def misspelt(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            await mesh.spawn(lambda payload: payload, name=f"account-{sim.seed % 2}")
+
+    with pytest.warns(
+        RuntimeWarning, match=r"for agents 'acount-\*', and no agent .*; there were account-0, account-1"
+    ):
+        misspelt()
+
+    @simulate(seeds=5, faults=Faults(raises=0.5, agents="account-4"))
+    async def rare(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            await mesh.spawn(lambda payload: payload, name=f"account-{sim.seed}")
+
+    rare()
+
+
 def test_no_more_faults_than_asked_for() -> None:
     outcomes = faulted(Faults(raises=0.5, most=3), range(10))
     assert outcomes.count(InjectedFault) == 30
@@ -610,6 +656,97 @@ def test_a_program_that_goes_in_circles_without_time_is_ended(monkeypatch: pytes
             await asyncio.sleep(1.0)
 
     with pytest.raises(Deadlock, match="still busy after 500 messages and turns"):
+        attempt(main)
+
+
+class Restless(Agent):
+    """Asserts where it is told to."""
+
+    def __init__(self, where: str, starts: list[int]) -> None:
+        self.where = where
+        starts.append(1)
+        assert where != "__init__" or len(starts) == 1, "in __init__"
+        self.starts = starts
+
+    async def on_start(self) -> None:
+        assert self.where != "on_start" or len(self.starts) == 1, "in on_start"
+
+    async def on_stop(self, reason: Any) -> None:
+        assert self.where != "on_stop", "in on_stop"
+
+    async def receive(self, payload: object) -> None:
+        await asyncio.sleep(0)
+        if self.where in ("__init__", "on_start"):
+            raise ValueError  # and it is restarted
+        assert self.where != "a handler", "in a handler"
+
+
+@pytest.mark.parametrize("where", ["a handler", "__init__", "on_start", "on_stop"])
+def test_an_assertion_that_fails_in_an_agent_fails_the_run_whatever_its_supervision_says(where: str) -> None:
+    after: list[str] = []
+
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            ref = await mesh.spawn(Restless, where, [])
+            ref.tell(1)
+            await asyncio.sleep(1.0)
+            after.append(where)
+
+    with pytest.raises(AssertionError, match=f"^in {where}"):
+        attempt(main)
+    assert after == (["on_stop"] if where == "on_stop" else [])
+
+
+@pytest.mark.parametrize("error", [AssertionError("no"), pytest.fail.Exception("no")], ids=repr)
+def test_an_assertion_in_a_plain_handler_or_function_fails_the_run_too(error: BaseException) -> None:
+    def fails(payload: object) -> None:
+        raise error
+
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            (await mesh.spawn(fails)).tell(1)
+
+    with pytest.raises(type(error), match="no"):
+        attempt(main)
+
+
+@pytest.mark.parametrize("error", [unittest.SkipTest("no"), bdb.BdbQuit(), pytest.skip.Exception("no")], ids=repr)
+def test_who_leaves_the_test_leaves_it_in_a_handler_too(error: BaseException) -> None:
+    runs = itertools.count()
+
+    @simulate
+    async def test(sim: Simulation) -> None:
+        def leaves(payload: object) -> None:
+            next(runs)
+            raise error
+
+        async with sim.coordinator() as mesh:
+            (await mesh.spawn(leaves)).tell(1)
+
+    with pytest.raises(type(error)) as caught:
+        test()
+    assert caught.value is error
+    assert next(runs) == 1
+
+
+def test_an_assertion_that_fails_for_an_ask_is_the_askers() -> None:
+    async def fails(payload: object) -> None:
+        raise AssertionError("no")
+
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator() as mesh:
+            ref = await mesh.spawn(fails, name="fails")
+            with pytest.raises(AssertionError, match="no"):
+                await ref.ask(1)
+            probe = await Probe.spawn(mesh)
+            asked = asyncio.ensure_future(probe.ref.ask(2))
+            await probe.expect(2)
+            probe.fail(AssertionError("by the probe"))
+            with pytest.raises(AssertionError, match="by the probe"):
+                await asked
+            await sim.in_thread(ref.tell, 1)
+
+    with pytest.raises(AssertionError, match=r"^no"):
         attempt(main)
 
 
@@ -795,6 +932,27 @@ def test_a_trace_tells_what_happened_in_words() -> None:
     ]
 
 
+def test_a_trace_tells_what_was_refused_and_by_whom() -> None:
+    async def main(sim: Simulation) -> None:
+        async with sim.coordinator("shop") as mesh:
+            small = await mesh.spawn(lambda payload: None, name="small", mailbox=MailboxPolicy(capacity=2))
+            gone = await mesh.spawn(lambda payload: None, name="gone")
+            assert small.tell_many(range(5)) == 2
+            await asyncio.sleep(1.0)
+            await mesh.stop(gone)
+            gone.tell(1)
+            await asyncio.sleep(1.0)
+            again = await mesh.spawn(lambda payload: None, name="gone", mailbox=MailboxPolicy(capacity=1))
+            again.tell_many([1, 2])
+
+    said = [(event.who, event.what) for event in attempt(main, allowed=frozenset()).trace if "refused" in event.what]
+    assert said == [
+        ("small", "has refused 3 messages"),
+        ("shop", "has refused a message to agents that are not there any more"),
+        ("gone", "has refused a message"),
+    ]
+
+
 def test_a_trace_shows_no_addresses_and_survives_any_repr() -> None:
     class Plain:
         pass
@@ -870,6 +1028,18 @@ def test_an_event_is_one_line_without_addresses_wherever_they_are_in_it() -> Non
 def test_an_event_in_a_line() -> None:
     assert str(Event(1.5, "a", "has started")) == "      1.500000  a                has started"
     assert str(Event(1.5, "a", "is killed", True)).startswith("!     1.5")
+
+
+def test_a_long_trace_shows_its_end_and_all_that_the_seed_decided() -> None:
+    events = [Event(float(number), "a", f"event {number}", number in (0, 7, 8)) for number in range(250)]
+    lines = trace_text(events).splitlines()
+    assert [line.partition("event ")[2] or line.strip() for line in lines[:6]] == [
+        *("0", "... 6 more events", "7", "8", "... 141 more events", "150")
+    ]
+    assert len(lines) == 5 + 100
+    assert lines[-1].endswith("event 249")
+    assert trace_text(events[9:119]).startswith("  ... 10 earlier events\n")
+    assert trace_text(events[:100]).count("\n") == 99
 
 
 # Reduction.
@@ -987,6 +1157,26 @@ def test_a_seed_that_fails_is_named_with_the_shortest_way_to_it() -> None:
     assert ", 1 is enough (marked !)" in note
     [marked] = [line for line in note.splitlines() if line.startswith("!")]
     assert marked.endswith("b                is served before a")
+
+
+def test_an_assertion_in_a_handler_is_shown_with_its_line_and_the_shortest_way_to_it() -> None:
+    @simulate(seeds=50)
+    async def test(sim: Simulation) -> None:
+        got: list[int] = []
+
+        def second(payload: int) -> None:
+            assert got, "the second came first"
+
+        async with sim.coordinator() as mesh:
+            refs = [await mesh.spawn(got.append, name="a"), await mesh.spawn(second, name="b")]
+            for ref in refs:
+                ref.tell(1)
+
+    with pytest.raises(AssertionError, match="the second came first") as caught:
+        test()
+    [note] = caught.value.__notes__
+    assert ", 1 is enough (marked !)" in note
+    assert [entry.name for entry in caught.traceback if str(entry.path) == __file__][-1] == "second"
 
 
 def test_a_failure_without_any_help_of_the_seed_is_said_to_be_one() -> None:
@@ -1200,11 +1390,22 @@ def test_an_interrupt_while_the_shortest_way_is_sought_names_the_seed() -> None:
         ({"seeds": True}, "seeds is True"),
         ({"faults": 0.5}, "faults is 0.5; it must be a pmesh.testing.Faults"),
         ({"check_determinism": 1}, "check_determinism is 1"),
+        ({"horizon_seconds": float("nan")}, "horizon_seconds is nan"),
     ],
 )
 def test_options_that_cannot_be_are_refused_at_the_decorator(options: dict[str, Any], error: str) -> None:
     with pytest.raises((InvalidArgument, InvalidType), match=error):
         simulate(**options)
+
+
+def test_a_run_may_take_longer_than_a_week_where_it_is_told_so() -> None:
+    async def months(sim: Simulation) -> None:
+        await asyncio.sleep(90 * 86_400)
+        assert sim.seconds >= 90 * 86_400
+
+    simulate(seeds=3, horizon_seconds=100 * 86_400)(months)()
+    with pytest.raises(Deadlock, match=r"still busy after 604800 virtual s \(horizon_seconds\)"):
+        simulate(seeds=3)(months)()
 
 
 def test_what_cannot_be_simulated_is_refused_at_the_decorator() -> None:
@@ -1223,6 +1424,11 @@ def test_what_cannot_be_simulated_is_refused_at_the_decorator() -> None:
         class Tests:
             @simulate
             async def method(self) -> None: ...
+
+    with pytest.raises(InvalidType, match="the simulation as 'sim': it is given as the first parameter, here 'path'"):
+
+        @simulate
+        async def second(path: str, sim: Simulation) -> None: ...
 
 
 def test_runs_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:

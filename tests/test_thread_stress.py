@@ -254,6 +254,17 @@ def test_counters_added_by_threads_lose_nothing(crowd: Crowd, tally: Tally) -> N
 real_loops = pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"], indirect=True)
 
 
+out_of_order: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_out_of_order() -> Iterator[None]:
+    """What receivers have seen, in any thread."""
+    out_of_order.clear()
+    yield
+    assert out_of_order == []
+
+
 class Receiver(Agent):
     """Has both lanes, so that whoever tells it something looks into its table of handlers."""
 
@@ -263,7 +274,9 @@ class Receiver(Agent):
     def seen(self, payload: tuple[int, int]) -> None:
         lane = self.context.message.lane
         key = lane, payload[0]
-        assert payload[1] > self.last.get(key, -1), "out of order"
+        if payload[1] <= self.last.get(key, -1):
+            # Beside the failures of handlers that are killed on purpose, this one would not be seen.
+            out_of_order.append(f"{payload} on the {lane} lane after {self.last[key]}")
         self.last[key] = payload[1]
 
     @pmesh.handler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pmesh import Coordinator, InvalidArgument, handler
+from pmesh import Coordinator, InvalidArgument, InvalidType, handler
 from pmesh.agent import Agent
 from pmesh.testing import Deadlock, VirtualTimeLoop
 
@@ -73,6 +74,23 @@ def test_what_waits_for_nothing_is_a_deadlock_that_names_the_tasks() -> None:
         run(main)
 
 
+def test_what_waits_for_a_thread_is_told_how_to_announce_one() -> None:
+    async def main() -> None:
+        called = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        # In an hour of the real time: it has not called when the loop has nothing to do.
+        thread = threading.Timer(3600.0, loop.call_soon_threadsafe, (called.set,))
+        thread.daemon = True
+        thread.start()
+        try:
+            await called.wait()
+        finally:
+            thread.cancel()
+
+    with pytest.raises(Deadlock, match=r"nothing is scheduled; a thread .* must be announced: .* in_thread"):
+        run(main)
+
+
 def test_what_waits_for_a_socket_is_told_that_no_virtual_time_brings_it() -> None:
     async def main(announced: bool) -> bytes:
         loop = asyncio.get_running_loop()
@@ -103,6 +121,23 @@ def test_what_goes_on_for_ever_ends_at_the_horizon() -> None:
 
     with pytest.raises(Deadlock, match="still busy after 60 virtual s"):
         run(main, horizon_seconds=60.0)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "60", None])
+def test_a_horizon_that_cannot_be_is_refused_and_leaves_no_half_made_loop(seconds: Any) -> None:
+    with pytest.raises((InvalidArgument, InvalidType), match=f"horizon_seconds is {seconds!r}"):
+        VirtualTimeLoop(horizon_seconds=seconds)
+    gc.collect()  # a finaliser that failed would be a warning, and that an error
+
+
+def test_a_coordinator_that_goes_by_the_real_time_is_refused_in_a_loop_that_does_not() -> None:
+    async def main() -> None:
+        mesh = Coordinator("shop")
+        with pytest.raises(InvalidArgument, match=r"'shop' goes by the real time.*\(clock=loop.clock\)"):
+            await mesh.__aenter__()
+        assert "not entered" in repr(mesh)
+
+    run(main)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])

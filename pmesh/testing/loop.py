@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-from pmesh._core import Clock
+from pmesh._core import Clock, timeout_seconds
 from pmesh.errors import InvalidArgument
 
-__all__ = ["SECOND_NS", "START_NS", "Deadlock", "VirtualTimeLoop"]
+__all__ = ["HORIZON_SECONDS", "SECOND_NS", "START_NS", "Deadlock", "VirtualTimeLoop"]
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -58,8 +58,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             reached. The text lists the tasks.
     """
 
+    # Until there is one, which must be closed: of one that is refused, nothing is left to close.
+    _closed = True
+
     def __init__(self, *, horizon_seconds: float = HORIZON_SECONDS) -> None:
-        self._horizon_ns = START_NS + round(horizon_seconds * SECOND_NS)
+        self._horizon_ns = START_NS + round(timeout_seconds(horizon_seconds, "horizon_seconds") * SECOND_NS)
         self.clock = Clock(virtual=True)
         self._now_ns = START_NS
         self.clock.set_ns(START_NS)
@@ -78,7 +81,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now_ns += round(seconds * SECOND_NS)
         if self._now_ns > self._horizon_ns:
             busy_seconds = (self._horizon_ns - START_NS) / SECOND_NS
-            raise Deadlock(f"still busy after {busy_seconds:g} virtual s; tasks:\n{self._tasks()}")
+            raise Deadlock(f"still busy after {busy_seconds:g} virtual s (horizon_seconds); tasks:\n{self._tasks()}")
         self.clock.set_ns(self._now_ns)
 
     def expect_calls_of(self, threads: Iterable[threading.Thread]) -> None:
@@ -137,7 +140,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
                 f"; sockets, pipes or processes that it waits for ({files}) go by the real time: threads_at_work() says"
                 " that one will answer"
                 if files > 0
-                else ""
+                else "; a thread or process of the program's own that should call the loop must be announced: in a"
+                " simulation in_thread() makes its call, and threads_at_work() waits for any"
             )
             raise Deadlock(f"nothing is ready and nothing is scheduled{watched}; tasks:\n{self._tasks()}")
         else:

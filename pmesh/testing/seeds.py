@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import inspect
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, overload
 
+from pmesh._core import timeout_seconds
 from pmesh.errors import InvalidArgument, InvalidType
 from pmesh.testing.decisions import fewest
 from pmesh.testing.faults import Faults
+from pmesh.testing.loop import HORIZON_SECONDS
+from pmesh.testing.outcomes import leaving
 from pmesh.testing.simulation import Simulation
 from pmesh.testing.trace import trace_text
 
@@ -30,11 +35,16 @@ MOST_SHRINKING_RUNS = 400
 # Real seconds that they may take: who waits for a test does not see what it does.
 MOST_SHRINKING_SECONDS = 60.0
 
+SHOWN_NAMES = 20
+
 ADVICE = (
     "What differs may be state kept between runs, the order of a set, the real time, threads that the event loop does"
     " not know of, or random numbers from elsewhere than the module random; check_determinism=False goes on all the"
     " same"
 )
+
+# Where code stands that is none of a user's; parts of the core are named as in its sources.
+_NO_USERS = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(asyncio.__file__), "pmesh")
 
 LOGGERS = ("pmesh", "pmesh.dead_letters", "pmesh.stalls")
 
@@ -102,10 +112,20 @@ def parse_seeds(text: str) -> range:
 def simulate(test: Test, /) -> Callable[..., None]: ...
 @overload
 def simulate(
-    *, seeds: int | range = ..., faults: Faults | None = ..., check_determinism: bool = ...
+    *,
+    seeds: int | range = ...,
+    faults: Faults | None = ...,
+    check_determinism: bool = ...,
+    horizon_seconds: float = ...,
 ) -> Callable[[Test], Callable[..., None]]: ...
 def simulate(
-    test: Any = None, /, *, seeds: int | range = SEEDS, faults: Faults | None = None, check_determinism: bool = True
+    test: Any = None,
+    /,
+    *,
+    seeds: int | range = SEEDS,
+    faults: Faults | None = None,
+    check_determinism: bool = True,
+    horizon_seconds: float = HORIZON_SECONDS,
 ) -> Any:
     """Run an `async def` test in virtual time, once for each seed; its first parameter is the `Simulation`.
 
@@ -122,6 +142,7 @@ def simulate(
         seeds: How many, from 0 on; or a range of them.
         faults: What goes wrong on purpose in each run; nothing by default.
         check_determinism: Run the first seed twice, and fail unless both runs are the same.
+        horizon_seconds: Virtual seconds after which a run that is still busy goes round in circles; by default a week.
 
     Raises:
         NotDeterministic: Of the test: the same seed did not give the same run.
@@ -132,6 +153,8 @@ def simulate(
     if not isinstance(check_determinism, bool):
         raise InvalidType(f"check_determinism is {check_determinism!r}; it must be True or False")
 
+    horizon_seconds = timeout_seconds(horizon_seconds, "horizon_seconds")
+
     def decorate(test: Test) -> Callable[..., None]:
         before, rest = _parameters_of(test)
 
@@ -141,12 +164,15 @@ def simulate(
             ordered = Ordered.current or Ordered(None, Tally())
             # Who replaces something by mock.patch() around this gives its own arguments by position.
             at = len(before)
-            runner = _Runner(test, args[:at], args[at:], kwargs, faults, ordered.tally)
+            runner = _Runner(test, args[:at], args[at:], kwargs, faults, horizon_seconds, ordered.tally)
             which = chosen if ordered.seeds is None else ordered.seeds
             if check_determinism:
                 runner.check_determinism(which[0])
             for seed in which:
                 runner.run(seed, which)
+            # A few seeds, as of a failure that is repeated, may be without an agent that others have.
+            if ordered.seeds is None:
+                runner.check_faults()
 
         # Not what functools.wraps made of it: pytest takes fixtures from here.
         del run_seeds.__wrapped__
@@ -172,7 +198,10 @@ def _checked_seeds(seeds: object) -> range:
 def _parameters_of(test: Any) -> tuple[list[inspect.Parameter], list[inspect.Parameter]]:
     """Those before the simulation, which is the first or comes after self, and those after it that are asked for."""
     if not inspect.iscoroutinefunction(test):
-        raise InvalidType(f"@simulate decorates {test!r}; it must decorate an `async def` test")
+        raise InvalidType(
+            f"@simulate decorates {test!r}; it must decorate an `async def` test, and what makes something else of one,"
+            " such as @given or @staticmethod, goes above it"
+        )
     parameters = list(inspect.signature(test).parameters.values())
     # In a class the simulation comes after self.
     own = 2 if parameters and parameters[0].name == "self" else 1
@@ -184,6 +213,12 @@ def _parameters_of(test: Any) -> tuple[list[inspect.Parameter], list[inspect.Par
             f"@simulate decorates {test.__qualname__}, which takes no simulation: its first parameter must be one, as"
             f" in `async def {test.__name__}(sim: Simulation)`"
         )
+    for other in parameters[own:]:
+        if other.annotation in (Simulation, Simulation.__name__):
+            raise InvalidType(
+                f"@simulate decorates {test.__qualname__}, which takes the simulation as {other.name!r}: it is given as"
+                f" the first parameter{' after self' if own == 2 else ''}, here {parameters[own - 1].name!r}"
+            )
     return parameters[: own - 1], parameters[own + _given_by_mock(test) :]
 
 
@@ -205,6 +240,7 @@ class _Runner:
         after: tuple[object, ...],
         kwargs: dict[str, object],
         faults: Faults | None,
+        horizon_seconds: float,
         tally: Tally,
     ) -> None:
         self._test = test
@@ -212,7 +248,9 @@ class _Runner:
         self._after = after
         self._kwargs = kwargs
         self._faults = faults
+        self._horizon_seconds = horizon_seconds
         self._tally = tally
+        self._agents: set[str] = set()
 
     def _main(self, simulation: Simulation) -> Coroutine[Any, Any, object]:
         return self._test(*self._before, simulation, *self._after, **self._kwargs)
@@ -242,13 +280,32 @@ class _Runner:
         __tracebackhide__ = True
         simulation, error = self._attempt(seed, traced=False)
         self._tally.add(simulation)
+        self._agents |= simulation.agents
         if error is not None:
             self._explain(seed, error, among)
+
+    def check_faults(self) -> None:
+        """Warn when the faults are for agents that there never were: nothing went wrong that was to.
+
+        No error: with other arguments, as of `parametrize` or hypothesis, there may be some.
+        """
+        faults = self._faults
+        if faults is not None and self._agents and not any(map(faults.concern, self._agents)):
+            names = sorted(self._agents)
+            warnings.warn(
+                f"the faults of {self._test.__qualname__} are for agents {faults.agents!r}, and no agent had such a"
+                f" name in any seed; there were {', '.join(names[:SHOWN_NAMES])}"
+                f"{' and more' if len(names) > SHOWN_NAMES else ''}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _attempt(
         self, seed: int, *, traced: bool, allowed: AbstractSet[int] | None = None, loud: bool = False
     ) -> tuple[Simulation, BaseException | None]:
-        simulation = Simulation(seed, faults=self._faults, traced=traced, allowed=allowed)
+        simulation = Simulation(
+            seed, faults=self._faults, traced=traced, allowed=allowed, horizon_seconds=self._horizon_seconds
+        )
         try:
             with contextlib.nullcontext() if loud else _quiet():
                 simulation.run(self._main)
@@ -306,10 +363,16 @@ def _note(seed: int, among: range, departures: int, kept: int, simulation: Simul
 
 
 def _traceback_from(test: Test, traceback: TracebackType | None) -> TracebackType | None:
+    """From the test on, or where it has no part in it, as in what a handler raises, from the first code of a user's."""
     code = inspect.unwrap(test).__code__
-    while traceback is not None and traceback.tb_frame.f_code is not code:
+    frames: list[TracebackType] = []
+    while traceback is not None:
+        frames.append(traceback)
         traceback = traceback.tb_next
-    return traceback
+    for frame in frames:
+        if frame.tb_frame.f_code is code:
+            return frame
+    return next((frame for frame in frames if not frame.tb_frame.f_code.co_filename.startswith(_NO_USERS)), None)
 
 
 def _two_outcomes(first: BaseException | None, second: BaseException | None) -> str:
@@ -324,17 +387,7 @@ def _is_failure(error: BaseException) -> bool:
     """Whether it says that the test fails: not that somebody interrupts it, or that it is skipped."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_failure, error.exceptions))
-    return not isinstance(error, (KeyboardInterrupt, *_outcomes_of_tests()))
-
-
-def _outcomes_of_tests() -> Iterator[type[BaseException]]:
-    """What ends a test that did not fail, of those modules that are in use."""
-    if pytest := sys.modules.get("pytest"):
-        yield from (pytest.skip.Exception, pytest.xfail.Exception, pytest.exit.Exception)
-    if case := sys.modules.get("unittest.case"):
-        yield case.SkipTest
-    if bdb := sys.modules.get("bdb"):
-        yield bdb.BdbQuit
+    return not isinstance(error, (KeyboardInterrupt, *leaving()))
 
 
 def _comes_of_a_timeout(error: BaseException) -> bool:

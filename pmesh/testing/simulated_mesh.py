@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pmesh._core import AgentRef, Handler, HandlerTable, Message
+from pmesh._core import AgentRef, Cell, Handler, HandlerTable, Message
 from pmesh.agent import Agent
 from pmesh.coordinator import Coordinator
 from pmesh.lifecycle import StopReason
@@ -36,7 +37,11 @@ class SimulatedCoordinator(Coordinator):
             **options,
         )
         self._simulation = simulation
+        self._refused = 0
+        self._refused_by: dict[str, int] = {}
         self._lives.on_end = self._on_end
+        self._run_hook = self._lives.run_hook
+        self._lives.run_hook = self._run_watched_hook  # type: ignore[method-assign]
 
     @property
     def has_begun(self) -> bool:
@@ -58,6 +63,23 @@ class SimulatedCoordinator(Coordinator):
             )
         ]
 
+    def note_refusals(self, total: int) -> None:
+        """Put into the trace what was refused since the last time, of `total` in all; who told it may look away."""
+        new = total - self._refused
+        if not new:
+            return
+        self._refused = total
+        before = self._refused_by
+        self._refused_by = {name: account.rejected for name, account in self.stats().agents.items()}
+        for name, refused in self._refused_by.items():
+            known = before.get(name, 0)
+            more = refused - known if refused >= known else refused  # less is that of a new agent of the name
+            if more:
+                new -= more
+                self._simulation.add_event(name, f"has refused {_messages(more)}")
+        if new > 0:
+            self._simulation.add_event(self.name, f"has refused {_messages(new)} to agents that are not there any more")
+
     def begin_kill(self, life: Life) -> None:
         self._lives.begin_stop(life, StopReason.KILLED)
 
@@ -75,12 +97,29 @@ class SimulatedCoordinator(Coordinator):
 
     async def _spawn(self, *args: Any) -> AgentRef:
         ref = await super()._spawn(*args)
+        self._simulation.agents.add(ref.name)
         self._simulation.add_event(ref.name, "has started")
         return ref
 
     def _renew(self, life: Life) -> None:
         self._simulation.add_event(life.name, "is restarted")
-        super()._renew(life)
+        try:
+            super()._renew(life)
+        except BaseException as error:
+            self._simulation.hear_of(error)
+            raise
+
+    async def _run_watched_hook(self, life: Life, hook: Callable[..., object], *args: object) -> None:
+        try:
+            await self._run_hook(life, hook, *args)
+        except BaseException as error:
+            self._simulation.hear_of(error)
+            raise
+
+    def on_failure(self, cell: Cell, handler: Handler | None, message: Message, error: BaseException) -> None:
+        if not message.expects_reply:  # else whoever asked gets it
+            self._simulation.hear_of(error)
+        super().on_failure(cell, handler, message, error)
 
     def _on_end(self, life: Life) -> None:
         self._simulation.add_event(life.name, f"has stopped ({life.reason.value if life.reason else ''})")
@@ -89,6 +128,10 @@ class SimulatedCoordinator(Coordinator):
         if self._simulation.is_traced:
             self._simulation.add_event(receiver.name, f"does not see {shown(message.payload)}: {kind}")
         super().on_dead_letter(kind, message, receiver)
+
+
+def _messages(count: int) -> str:
+    return "a message" if count == 1 else f"{count} messages"
 
 
 def _wrap(simulation: Simulation, mesh: Coordinator, handler: Handler, disturbed: bool) -> Handler:

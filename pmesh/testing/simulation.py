@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import functools
+import inspect
 import random
 import threading
 import weakref
@@ -20,15 +21,16 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-from pmesh._core import AgentRef, cell_of
+from pmesh._core import AgentRef, cell_of, timeout_seconds
 from pmesh.coordinator import Coordinator
 from pmesh.errors import InvalidArgument, InvalidType, WrongLoop
 from pmesh.lives import Life
 from pmesh.testing.account import assert_account
 from pmesh.testing.decisions import Decisions, seed_of
 from pmesh.testing.faults import Faults
-from pmesh.testing.loop import SECOND_NS, START_NS, Deadlock, VirtualTimeLoop
+from pmesh.testing.loop import HORIZON_SECONDS, SECOND_NS, START_NS, Deadlock, VirtualTimeLoop
 from pmesh.testing.other_thread import StuckError, call_elsewhere
+from pmesh.testing.outcomes import is_about_the_test
 from pmesh.testing.simulated_mesh import SLICE_SECONDS, SimulatedCoordinator
 from pmesh.testing.trace import Event, shown
 
@@ -71,12 +73,14 @@ class Simulation:
         faults: What goes wrong on purpose; nothing by default.
         traced: Keep a trace; takes several times as long.
         allowed: Numbers of the decisions that may depart from the usual; None for all.
+        horizon_seconds: Virtual seconds after which a program that is still busy goes round in circles.
 
     Attributes:
         random: For the program's own choices. The module `random` is seeded, too, while the simulation runs.
         loop: The event loop, once it runs.
         trace: What happened so far, as `Event`s; empty unless `traced`.
         handled: Messages that handlers began with.
+        agents: Names of all agents that were started.
     """
 
     def __init__(
@@ -86,17 +90,20 @@ class Simulation:
         faults: Faults | None = None,
         traced: bool = True,
         allowed: AbstractSet[int] | None = None,
+        horizon_seconds: float = HORIZON_SECONDS,
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise InvalidType(f"seed is {seed!r}; it must be a whole number")
         if faults is not None and not isinstance(faults, Faults):
             raise InvalidType(f"faults is {faults!r}; it must be a pmesh.testing.Faults")
         self.seed = seed
+        self._horizon_seconds = timeout_seconds(horizon_seconds, "horizon_seconds")
         self.faults = faults or Faults()
         # Not the numbers that decide: what the program draws must not change with what is left out.
         self.random = random.Random(f"program {seed}")
         self.trace: list[Event] = []
         self.handled = 0
+        self.agents: set[str] = set()
         self.loop: VirtualTimeLoop
         self._decisions = Decisions(seed, allowed)
         self._traced = traced
@@ -126,6 +133,7 @@ class Simulation:
         for option in ("clock", "chooser", "slice_seconds"):
             if option in options:
                 raise InvalidArgument(f"{option} is the simulation's to choose; leave it out")
+        self._check_begun("coordinator")
         mesh = SimulatedCoordinator(self, name, **options)
         self._meshes.append(mesh)
         return mesh
@@ -136,9 +144,21 @@ class Simulation:
         The loop stands still meanwhile, so the call must not wait for it. It comes before time passes, unless the run
         ends first. Returns a future of the result; an error that nobody asks it for fails the run.
         """
+        if not callable(function):
+            raise InvalidType(
+                f"function is {function!r}; it must be what the thread is to call, and its arguments come after it, as"
+                " in in_thread(ref.tell, payload)"
+            )
+        self._check_begun("in_thread")
         future: asyncio.Future[Result] = self.loop.create_future()
         self._await_call(_Call(future, function, args, self._call_elsewhere))
         return future
+
+    def _check_begun(self, method: str) -> None:
+        if not hasattr(self, "loop"):
+            raise InvalidArgument(
+                f"{method}() of the simulation of seed {self.seed} before it runs: call it in what run() is given"
+            )
 
     def note(self, what: str, *, who: str = "test") -> None:
         """Put something of the program's own into the trace."""
@@ -159,8 +179,9 @@ class Simulation:
 
         Raises:
             Deadlock: Nothing can happen any more, or the program goes round in circles.
-            AssertionError: An account does not balance, a ready agent is forgotten, something was reported to the
-                event loop's exception handler, or nobody asked for the error of a task or of a call in a thread.
+            AssertionError: An account does not balance, a ready agent is forgotten, an assertion failed in a handler or
+                hook of an agent that nobody asked, something was reported to the event loop's exception handler, or
+                nobody asked for the error of a task or of a call in a thread.
             BaseException: Whatever `main` raises.
             WrongLoop: An event loop runs in this thread.
         """
@@ -315,6 +336,11 @@ class Simulation:
             self._failure = failure
             self.block(SLICE_SECONDS)
 
+    def hear_of(self, error: BaseException) -> None:
+        """A handler or hook has raised `error`, of which its supervisor takes care: what is about the test ends it."""
+        if is_about_the_test(error):
+            self._fail(error)
+
     def block(self, seconds: float) -> None:
         """Let time pass in which the loop does not turn."""
         try:
@@ -322,12 +348,16 @@ class Simulation:
         except Deadlock as deadlock:
             self._failure = self._failure or deadlock
 
-    def _check_account(self, mesh: Coordinator) -> None:
+    def _check_account(self, mesh: SimulatedCoordinator) -> None:
         try:
-            if mesh.totals().imbalance is not None:
+            totals = mesh.totals()
+            if totals.imbalance is not None:
                 assert_account(mesh)
         except AssertionError as error:
             self._fail(error)
+        else:
+            if self._traced:
+                mesh.note_refusals(totals.rejected)
 
     def _look(self) -> None:
         """Nothing runs: every account balances, and no agent that could run has been forgotten."""
@@ -335,6 +365,8 @@ class Simulation:
             if not mesh.has_begun:
                 continue
             assert_account(mesh)
+            if self._traced:
+                mesh.note_refusals(mesh.totals().rejected)
             for name in mesh.agents:
                 cell = cell_of(mesh.lookup(name))
                 if cell.is_forgotten:
@@ -363,6 +395,13 @@ class Simulation:
                 )
             )
         else:
+            if error is None and inspect.isawaitable(result):
+                if isinstance(result, Coroutine):
+                    result.close()  # it has been said
+                error = InvalidType(
+                    f"{_name_of(call.function)} returned {shown(result)} in a thread, where nothing awaits it: what"
+                    " in_thread() calls must be a plain function, such as ref.tell"
+                )
             call.end(result, error)
 
     def _call_executor(self, call: _Call, executor: Executor | None) -> None:
@@ -472,7 +511,7 @@ class _Loop(VirtualTimeLoop):
         self._executor: Executor | None = None
         # Set when a thread for which this stands still has ended its call, or has called this loop.
         self._stirred = threading.Event()
-        super().__init__()
+        super().__init__(horizon_seconds=simulation._horizon_seconds)
 
     def call_at(
         self,

@@ -64,9 +64,14 @@ def shown(value: object) -> str:
 
 
 def trace_text(events: list[Event]) -> str:
-    """The newest events, one a line; departures are marked."""
-    left_out = len(events) - SHOWN_EVENTS
-    lines = [str(event) for event in events[-SHOWN_EVENTS:]]
-    if left_out > 0:
-        lines.insert(0, f"  ... {left_out} earlier events")
+    """The newest events, one a line, and what the seed decided before them; departures are marked."""
+    start = max(0, len(events) - SHOWN_EVENTS)
+    departures = [number for number, event in enumerate(events[:start]) if event.is_departure]
+    lines: list[str] = []
+    following = 0
+    for number in [*departures[-SHOWN_EVENTS:], *range(start, len(events))]:
+        if number > following:
+            lines.append(f"  ... {number - following} {'more' if following else 'earlier'} events")
+        lines.append(str(events[number]))
+        following = number + 1
     return "\n".join(lines)

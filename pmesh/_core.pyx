@@ -1,4 +1,5 @@
 # cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
+# cython: freethreading_compatible=True
 """The hot path of pmesh, one extension: messages, mailboxes, dispatch, latency recording.
 
 Here live only the parts that every message passes through. What an agent is to its user, names, the
@@ -99,6 +100,10 @@ cdef extern from *:
     #define PyCriticalSection_End(section) pmesh_section_end(section)
     #endif
 
+    /* A flag that other threads look at without a lock: they see it as it was before a change or after it. */
+    #define pmesh_load(flag) __atomic_load_n(&(flag), __ATOMIC_RELAXED)
+    #define pmesh_store(flag, value) __atomic_store_n(&(flag), (value), __ATOMIC_RELAXED)
+
     static inline int64_t pmesh_monotonic_ns(void) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
@@ -159,6 +164,8 @@ cdef extern from *:
     const int PMESH_GIL
     const unsigned long CYTHON_HEX_VERSION
     void PMESH_CHECK(bint condition) noexcept   # aborts in the debug build, is not there in others
+    bint pmesh_load(bint flag) noexcept
+    void pmesh_store(bint flag, bint value) noexcept
     int64_t pmesh_monotonic_ns() noexcept nogil
     object pmesh_iter_send(object iterator, object value, int *status)
     object pmesh_var_get(object var)

@@ -370,7 +370,7 @@ cdef class Dispatcher:
     cdef bint now_is_fresh            # nothing but dispatch happened since now_ns was read
     cdef bint drain_scheduled         # drain is going to run, or runs
     cdef bint draining                # drain runs, so the loop does too
-    cdef public bint closing          # mail from outside handlers is refused
+    cdef bint is_closing              # mail from outside handlers is refused; threads look at it as they tell
     cdef readonly bint ended          # nothing is served any more
     cdef public bint records          # times go into recorders; False only to measure what that costs
     cdef bint forked                  # this is a copy in a forked child
@@ -752,8 +752,10 @@ cdef class Dispatcher:
     # Which handler runs right now, and what it has in hand, as other threads may see it; see `Slot`. With a GIL `step`
     # writes it itself: this is for every message, and an empty critical section counts its object's references.
 
-    cdef int begin_step(self, Slot slot, Message message) noexcept:
+    cdef int begin_step(self, Slot slot, Message message, int64_t started_ns) noexcept:
         with cython.critical_section(self):
+            slot.started_ns = started_ns
+            slot.in_place = True
             slot.message = message
             self.stepping = slot
             self.steps += 1
@@ -768,6 +770,7 @@ cdef class Dispatcher:
     cdef int end_step(self, Slot slot, bint is_over) noexcept:
         """The caller holds the message, as of one that is over the slot lets go."""
         with cython.critical_section(self):
+            slot.in_place = False
             self.stepping = None
             if is_over:
                 slot.message = None
@@ -782,6 +785,13 @@ cdef class Dispatcher:
             with cython.critical_section(self):
                 self.stepping = slot
                 self.steps += steps
+        return 0
+
+    cdef int show_in_place(self, Slot slot, bint in_place, int64_t started_ns) noexcept:
+        """Of a lifecycle hook."""
+        with cython.critical_section(self):
+            slot.in_place = in_place
+            slot.started_ns = started_ns
         return 0
 
     cdef bint step(self, Cell cell, Slot slot, Message message) except -1:
@@ -801,14 +811,14 @@ cdef class Dispatcher:
             self.expire(cell, message)
             return False
         slot.open_scope(message)
-        slot.started_ns = started_ns
-        slot.in_place = True
         if PMESH_GIL:
+            slot.started_ns = started_ns
+            slot.in_place = True
             slot.message = message
             self.stepping = slot
             self.steps += 1
         else:
-            self.begin_step(slot, message)
+            self.begin_step(slot, message, started_ns)
         try:
             handler = cell.table.lookup(message.payload)
             if PMESH_GIL:
@@ -816,7 +826,6 @@ cdef class Dispatcher:
             else:
                 self.show_handler(slot, handler)
             if handler is None:
-                slot.in_place = False
                 self.end_step(slot, True)
                 slot.close_scope()
                 self.unhandled(cell, message)
@@ -833,8 +842,8 @@ cdef class Dispatcher:
                 result = self.start_in_place(slot, result, &status)
         except BaseException as raised:
             error = raised
-        slot.in_place = False
         if PMESH_GIL:
+            slot.in_place = False
             self.stepping = None
         else:
             self.end_step(slot, not status)
@@ -1101,8 +1110,7 @@ cdef class Dispatcher:
         if outer_task is not None:
             self.leave_task(self.loop, outer_task)
         self.entered = None
-        slot.in_place = True
-        slot.started_ns = self.clock.now()
+        self.show_in_place(slot, True, self.clock.now())
         slot.show_function(function)
         if outer_stepping is not None and outer_task is not None and outer_stepping.task is outer_task:
             slot.outer = outer_stepping
@@ -1119,12 +1127,13 @@ cdef class Dispatcher:
                         result = self.start_in_place(slot, result, &status)
                 finally:
                     self.show_stepping(None, 0)
-                    slot.in_place = False
+                    self.show_in_place(slot, False, slot.started_ns)
                     self.leave()
                 if status:
-                    slot.hook = waiter = new_waiter(self)
-                    slot.hook.cell = cell
-                    slot.hook.since_ns = slot.started_ns
+                    waiter = new_waiter(self)
+                    waiter.cell = cell
+                    waiter.since_ns = slot.started_ns
+                    slot.show_hook(waiter)
                     if borrowed:
                         cell.adopt(slot)
                     else:
@@ -1451,6 +1460,15 @@ cdef class Dispatcher:
     def window_waits(self):
         """Senders that wait for the window: how many, and since when (ns) the oldest; None for none."""
         return waits_of(self.window_waiters)
+
+    @property
+    def closing(self):
+        """Whether mail from outside handlers is refused."""
+        return pmesh_load(self.is_closing)
+
+    @closing.setter
+    def closing(self, bint value):
+        pmesh_store(self.is_closing, value)
 
     @property
     def in_window(self):

@@ -106,7 +106,7 @@ cdef class Send:
         scope = dispatcher.current_scope()
         self.exempt = scope is not None
         dispatcher.prepare(cell, message, scope)
-        if cell.closed or (dispatcher.closing and scope is None):
+        if cell.closed or (pmesh_load(dispatcher.is_closing) and scope is None):
             cell.count_refused()
             raise self.stopped()
         if cell.max_bytes >= 0 and message.size_bytes > cell.max_bytes:
@@ -297,7 +297,7 @@ cdef class Ask:
         message.reply = waiter
         message.deadline_ns = deadline_ns
         dispatcher.prepare(cell, message, scope)
-        if cell.closed or (dispatcher.closing and scope is None):
+        if cell.closed or (pmesh_load(dispatcher.is_closing) and scope is None):
             self.state = CALL_OVER
             cell.count_refused()
             raise self.stopped()
@@ -429,7 +429,7 @@ cdef class AgentRef:
         dispatcher.prepare(cell, message, scope)
         if ttl is not None:
             message.deadline_ns = timeout_to_ns(ttl, "ttl") + dispatcher.clock.now()
-        if dispatcher.closing and scope is None:
+        if pmesh_load(dispatcher.is_closing) and scope is None:
             cell.count_refused()
             return False
         return dispatcher.submit(cell, message)
@@ -559,7 +559,7 @@ def tell_intended(AgentRef ref not None, payload, int64_t intended_ns):
     cdef bint accepted
     dispatcher.check_usable()
     dispatcher.prepare(cell, message, scope)
-    if dispatcher.closing and scope is None:
+    if pmesh_load(dispatcher.is_closing) and scope is None:
         cell.count_refused()
         return False
     message.intended_ns = intended_ns

@@ -402,6 +402,12 @@ cdef class Slot:
             self.function = function
         return 0
 
+    cdef int show_hook(self, Waiter hook) noexcept:
+        cdef Waiter before = self.hook
+        with cython.critical_section(self.dispatcher):
+            self.hook = hook
+        return 0
+
     cdef inline int show_suspended(self, object running, object yielded) noexcept:
         """The handler that is suspended, and what it waits for until the Task has taken that; None for neither."""
         cdef object running_before, yielded_before
@@ -554,7 +560,7 @@ cdef class Slot:
         if self.is_waiting:
             end_waiting(self.dispatcher, self)
         if hook is not None:
-            self.hook = None
+            self.show_hook(None)
             self.show_function(None)
             self.close_scope()
             hook.settle(value, error)
@@ -990,7 +996,7 @@ cdef class Cell(Mailbox):
                 slot.abandoned = True
                 error = HandlerCancelled(f"a hook of agent {self.name!r} did not end when it was cancelled")
                 slot.hook.settle(None, error)
-                slot.hook = None
+                slot.show_hook(None)
             elif slot.message is not None and not slot.abandoned:
                 error = HandlerCancelled(
                     f"handler {slot.handler.name} of agent {self.name!r} did not end when it was cancelled"

@@ -101,7 +101,8 @@ cdef InHand look_at(Slot slot):
 cdef list look_at_all(Cell cell):
     cdef list slots = []
     cdef Slot slot
-    with cython.critical_section(cell):
+    cdef Dispatcher dispatcher = cell.dispatcher
+    with cython.critical_section(cell, dispatcher):
         slot = cell.all_slots
         while slot is not None:
             if is_busy(slot):

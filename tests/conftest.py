@@ -65,8 +65,10 @@ REPORTS_AND_DOCUMENTATION = (
     "test_terminal.py",
     "test_testing_docs.py",
 )
-PLUGIN_AND_INFO = (
+PLUGIN_AND_PROGRAMS = (
+    "test_cli.py",
     "test_info.py",
+    "test_load_driving.py",
     "test_plugin_docs.py",
     "test_plugin_measuring.py",
     "test_plugin_regressions.py",
@@ -98,7 +100,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.getoption("core_only") or config.getoption("without_reports"):
         left_out = REPORTS_AND_DOCUMENTATION
     if config.getoption("core_only"):
-        left_out += PLUGIN_AND_INFO
+        left_out += PLUGIN_AND_PROGRAMS
     return True if collection_path.name in left_out else None
 
 

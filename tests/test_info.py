@@ -305,7 +305,7 @@ def test_what_disturbed_the_measurement_is_said(changes: dict[str, Any], cause: 
 def pmesh_info(*arguments: str, before: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """The command in an interpreter of its own, which none of this run's own modes reach.
 
-    But for the GIL's: a run that keeps it off tests that. Unless that is said the core turns it on, and is warned of.
+    But for the GIL's: a run that keeps it off tests that.
     """
     modes = {name for name in os.environ if name.startswith("PYTHON")} - {"PYTHON_GIL"}
     environment = {name: value for name, value in os.environ.items() if name not in modes}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -126,6 +127,18 @@ def test_a_free_threaded_interpreter_runs_this_without_its_gil() -> None:
         pytest.skip("NOT A FREE-THREADED INTERPRETER: the core was not tested without a GIL")
     assert sys._is_gil_enabled() is False
     assert pmesh.BUILD_INFO["gil"] is False
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="NOT A FREE-THREADED INTERPRETER: there is no GIL to be turned on")
+def test_all_of_pmesh_leaves_the_gil_off() -> None:
+    code = "import sys, pmesh.debug, pmesh.load, pmesh.testing; pmesh.Coordinator; print(sys._is_gil_enabled())"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert (done.stdout, done.stderr, done.returncode) == ("False\n", "", 0)
 
 
 # The parts by themselves.

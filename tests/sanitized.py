@@ -8,8 +8,8 @@ Their runtime has to be in the process before the interpreter, which was not bui
 comes from malloc, whose ends it knows, and not from the interpreter's own arenas. It ends a process at its first
 finding, which it writes to a file: what a test's subprocess did fails the run too, whatever the test made of it.
 
-ThreadSanitizer says most where the interpreter was built with it too (`configure --disable-gil --with-thread-sanitizer`):
-then it sees what the interpreter does to order threads, and nothing of what it says of the core is left out.
+ThreadSanitizer says most where the interpreter was built with it too (`--disable-gil --with-thread-sanitizer`): then it
+sees what the interpreter does to order threads, and nothing of what it says of the core is left out.
 """
 
 from __future__ import annotations

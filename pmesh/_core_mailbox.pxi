@@ -115,6 +115,7 @@ cdef struct Account:
     int64_t pending
 
 
+@cython.auto_pickle(True)
 cdef class Counters:
     """A copy of an account: of one mailbox at one instant, or a sum of such copies.
 
@@ -293,9 +294,9 @@ cdef class Mailbox:
                 raise InvalidType(
                     f"size({type_name(payload)}) returned a {type_name(measured)}; it must be an int of bytes"
                 )
+            if measured < 0:
+                raise InvalidArgument(f"size({type_name(payload)}) returned {measured}; it must be 0 or more bytes")
             size = min(measured, 2**63 - 1)
-            if size < 0:
-                raise InvalidArgument(f"size({type_name(payload)}) returned {size}; it must be 0 or more bytes")
         elif isinstance(payload, (bytes, bytearray, str)):
             size = len(payload)
         elif PyObject_CheckBuffer(payload):

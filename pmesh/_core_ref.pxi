@@ -80,8 +80,11 @@ cdef class Send:
     cdef bint exempt
 
     def __dealloc__(self):
-        if self.state == CALL_NEW and self.cell is not None:
-            warn_never_awaited("send", self.cell)
+        if self.state != CALL_OVER and self.cell is not None:
+            if self.state == CALL_NEW:
+                warn_never_awaited("send", self.cell)
+            elif self.waiter is not None:
+                self.give_up()    # begun, and never gone on with nor closed
 
     def __init__(self):
         raise InvalidType("Send is made by AgentRef.send(); it cannot be constructed")

@@ -829,12 +829,16 @@ cdef class Mailbox:
         return 0
 
     def bequeath(self, Counters heir not None):
-        """Fold the account into `heir`, once; what is refused from now on is counted there too."""
+        """Fold the account into `heir`, the first time only; what is refused from now on is counted there too."""
         cdef Counters copy = Counters.__new__(Counters)
+        cdef bint is_first
         with cython.critical_section(self):
-            self.heir = heir
-            self.copy_account(copy)
-        heir.add(copy)
+            is_first = self.heir is None
+            if is_first:
+                self.heir = heir
+                self.copy_account(copy)
+        if is_first:
+            heir.add(copy)
 
     @cython.final
     cdef int copy_account(self, Counters copy) noexcept:

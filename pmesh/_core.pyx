@@ -1,4 +1,4 @@
-# cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic
+# cython: language_level=3, binding=False, embedsignature=True, embedsignature.format=clinic, auto_pickle=False
 # cython: freethreading_compatible=True
 """The hot path of pmesh, one extension: messages, mailboxes, dispatch, latency recording.
 

@@ -19,6 +19,10 @@ cdef enum:
 cdef enum:
     SLICE_MESSAGES = 8192
 
+# In place of the time of the next sweep while one is under way: no timeout is earlier, so none is set before its end.
+cdef enum:
+    SWEEPING = -1
+
 # Calls that wait for the loop, from which on a thread tells the dead letters of what it drops itself.
 cdef enum:
     MOST_BURIED_LATER = 8192
@@ -348,7 +352,7 @@ cdef class Dispatcher:
     cdef TimeoutLine timer_line       # those of agents' timers, which may be long and must not stand in the way
     cdef list timers                  # those that came out of order: a heap of Waiter by deadline_ns
     cdef object timer                 # the loop's TimerHandle
-    cdef int64_t timer_ns             # when it fires; 0 when none is set
+    cdef int64_t timer_ns             # when it fires; 0 when none is set, or SWEEPING
     cdef object chooser               # picks among ready agents; None for first come, first served
     cdef readonly Py_ssize_t window   # 0 for none
     cdef Py_ssize_t window_used
@@ -438,6 +442,32 @@ cdef class Dispatcher:
             self.schedule()
         return 0
 
+    cdef int take_off(self, Cell cell) except -1:
+        """Undo a `push` that could not have the queue served."""
+        cdef Cell here, before = None
+        with cython.critical_section(self):
+            here = self.ready_first
+            while here is not None and here is not cell:
+                before = here
+                here = here.next_ready
+            if here is not None:
+                self.unlink_ready(cell, before)
+        if here is not None:
+            with cython.critical_section(cell):
+                cell.scheduled = False
+        return 0
+
+    cdef inline int unlink_ready(self, Cell cell, Cell before) noexcept:
+        """Take `cell` out of the run queue, where it follows `before`; None for the first one. Under the lock."""
+        if before is None:
+            self.ready_first = cell.next_ready
+        else:
+            before.next_ready = cell.next_ready
+        if self.ready_last is <PyObject *>cell:
+            self.ready_last = <PyObject *>before
+        cell.next_ready = None
+        return 0
+
     cdef Cell pop(self):
         cdef Cell cell
         if self.chooser is not None:
@@ -478,26 +508,30 @@ cdef class Dispatcher:
             for i in range(index):
                 before = cell
                 cell = cell.next_ready
-            if before is None:
-                self.ready_first = cell.next_ready
-            else:
-                before.next_ready = cell.next_ready
-            if self.ready_last is <PyObject *>cell:
-                self.ready_last = <PyObject *>before
-            cell.next_ready = None
+            self.unlink_ready(cell, before)
         return cell
 
     cdef int schedule(self) except -1:
         """Have the loop call drain once; `drain_scheduled` was just set."""
         try:
-            if PyThread_get_thread_ident() == self.thread_id:
-                self.loop.call_soon(self.drain_callback, context=self.context)
-            else:
-                self.loop.call_soon_threadsafe(self.drain_callback, context=self.context)
-        except BaseException:
-            with cython.critical_section(self):
-                self.drain_scheduled = False
-            raise
+            self.call_drain_soon()
+        except BaseException as raised:
+            # Where a signal or a lack of memory came in between, the second time it works, and nobody is left waiting.
+            try:
+                self.call_drain_soon()
+            except BaseException:
+                with cython.critical_section(self):
+                    self.drain_scheduled = False
+                raise raised
+            if not isinstance(raised, Exception):
+                raise
+        return 0
+
+    cdef inline int call_drain_soon(self) except -1:
+        if PyThread_get_thread_ident() == self.thread_id:
+            self.loop.call_soon(self.drain_callback, context=self.context)
+        else:
+            self.loop.call_soon_threadsafe(self.drain_callback, context=self.context)
         return 0
 
     cdef int ensure_drain(self) except -1:
@@ -687,6 +721,7 @@ cdef class Dispatcher:
                 if message.mark:
                     self.unwrap(message)
                 suspended = self.step(cell, slot, message)
+                message = None    # what that lets go of may run code, which the next message is not to be in the way of
                 if suspended or cell.paused or slot.swallow_cancel:
                     break
                 if self.now_ns >= self.slice_end_ns or self.budget <= 0:
@@ -694,10 +729,10 @@ cdef class Dispatcher:
             if suspended:
                 self.leave()
                 cell.occupy(slot)
-                if self.stall_ns:
-                    begin_waiting(self, slot)
                 slot.hand_over()
                 self.now_is_fresh = False
+                if self.stall_ns:
+                    begin_waiting(self, slot)
             elif slot.swallow_cancel:
                 # A cancel that came too late: the slot is free again once its Task has taken it.
                 cell.occupy(slot)
@@ -752,10 +787,8 @@ cdef class Dispatcher:
     # Which handler runs right now, and what it has in hand, as other threads may see it; see `Slot`. With a GIL `step`
     # writes it itself: this is for every message, and an empty critical section counts its object's references.
 
-    cdef int begin_step(self, Slot slot, Message message, int64_t started_ns) noexcept:
+    cdef int begin_step(self, Slot slot, Message message) noexcept:
         with cython.critical_section(self):
-            slot.started_ns = started_ns
-            slot.in_place = True
             slot.message = message
             self.stepping = slot
             self.steps += 1
@@ -770,9 +803,9 @@ cdef class Dispatcher:
     cdef int end_step(self, Slot slot, bint is_over) noexcept:
         """The caller holds the message, as of one that is over the slot lets go."""
         with cython.critical_section(self):
-            slot.in_place = False
             self.stepping = None
             if is_over:
+                slot.in_place = False
                 slot.message = None
         return 0
 
@@ -788,7 +821,6 @@ cdef class Dispatcher:
         return 0
 
     cdef int show_in_place(self, Slot slot, bint in_place, int64_t started_ns) noexcept:
-        """Of a lifecycle hook."""
         with cython.critical_section(self):
             slot.in_place = in_place
             slot.started_ns = started_ns
@@ -801,6 +833,7 @@ cdef class Dispatcher:
         cdef object error = None
         cdef int status = 0
         cdef bint expired
+        cdef bint is_counted = False
         cdef int64_t started_ns = self.now_ns
         if started_ns < message.accepted_ns:
             started_ns = message.accepted_ns
@@ -810,16 +843,19 @@ cdef class Dispatcher:
         if expired:
             self.expire(cell, message)
             return False
-        slot.open_scope(message)
-        if PMESH_GIL:
-            slot.started_ns = started_ns
-            slot.in_place = True
-            slot.message = message
-            self.stepping = slot
-            self.steps += 1
-        else:
-            self.begin_step(slot, message, started_ns)
         try:
+            if PMESH_GIL:
+                slot.in_place = True
+                slot.started_ns = started_ns
+            else:
+                self.show_in_place(slot, True, started_ns)
+            slot.open_scope(message)
+            if PMESH_GIL:
+                slot.message = message
+                self.stepping = slot
+                self.steps += 1
+            else:
+                self.begin_step(slot, message)
             handler = cell.table.lookup(message.payload)
             if PMESH_GIL:
                 slot.handler = handler
@@ -828,6 +864,7 @@ cdef class Dispatcher:
             if handler is None:
                 self.end_step(slot, True)
                 slot.close_scope()
+                is_counted = True
                 self.unhandled(cell, message)
                 return False
             if handler.is_async:
@@ -841,18 +878,22 @@ cdef class Dispatcher:
             if result is not None and is_awaitable(result):
                 result = self.start_in_place(slot, result, &status)
         except BaseException as raised:
+            if is_counted:
+                raise    # out of what is told of a dead letter
             error = raised
         if PMESH_GIL:
-            slot.in_place = False
             self.stepping = None
         else:
             self.end_step(slot, not status)
         if status:
+            # Still in place until it is handed over: a cancel that comes in between is meant for it.
             self.suspensions += 1
             slot.number = self.suspensions
             if message.windowed:
                 self.leave_window(message)
             return True
+        if PMESH_GIL:
+            slot.in_place = False
         if slot.cancel_requested or (slot.state == SLOT_FRESH and slot.task is not None and slot.task.cancelling()):
             slot.clear_cancels()
         if PMESH_GIL:
@@ -874,7 +915,7 @@ cdef class Dispatcher:
         if self.records:
             cell.meter.add_times(started_ns - message.accepted_ns, now_ns - started_ns)
             if message.intended_ns:
-                cell.meter.intended.add(now_ns - message.intended_ns)
+                cell.meter.add_one(cell.meter.intended, now_ns - message.intended_ns)
         if error is None:
             cell.count_end(END_HANDLED)
         else:
@@ -1022,14 +1063,20 @@ cdef class Dispatcher:
     def discard(self, Cell cell not None):
         """Dead-letter all that waits for a stopped agent, and refuse senders that wait for room."""
         cdef Message message, following
+        cdef object error = None
         cell.retire()
         message = cell.discard_all()
         while message is not None:
             following = message.next
             message.next = None
-            self.bury_stopped(cell, message)
+            try:
+                self.bury_stopped(cell, message)
+            except BaseException as raised:
+                error = raised    # as in `bury_displaced`
             message = following
         self.refuse_waiters(cell)
+        if error is not None:
+            raise error
 
     cdef int bury_stopped(self, Cell cell, Message message) except -1:
         self.bury(cell, message, "stopped", AgentStopped(
@@ -1072,7 +1119,7 @@ cdef class Dispatcher:
             slot.task.set_name(cell.name)
         return slot
 
-    cdef bint give_back_slot(self, Slot slot, Py_ssize_t task_references) except -1:
+    cdef bint give_back_slot(self, Slot slot, Py_ssize_t task_references, Py_ssize_t context_references) except -1:
         """Whether a borrowed slot bears no trace of the hook that ran in it, and is the spare one again.
 
         Nobody else may hold its Task, its Context must be as before, and nobody may have a copy of it.
@@ -1081,6 +1128,9 @@ cdef class Dispatcher:
         if self.spare is not None or slot.scope is None or slot.swallow_cancel or slot.killed or slot.ending:
             return False
         if slot.task is not None and Py_REFCNT(slot.task) != task_references:
+            return False
+        # A Task shows its Context from CPython 3.12 on; before, its first step holds that too.
+        if EAGER_TASKS and Py_REFCNT(slot.context) != context_references + (slot.task is not None):
             return False
         with cython.critical_section(self):
             slot.cell = None
@@ -1098,6 +1148,7 @@ cdef class Dispatcher:
         cdef int status = 0
         cdef bint borrowed = cell.all_slots is None
         cdef Py_ssize_t task_references = 0
+        cdef Py_ssize_t context_references
         slot = self.borrow_slot(cell) if borrowed else cell.free_slot()
         if slot is None:
             # Handlers that outlived their cancellation hold all of them; on_stop must not wait for those.
@@ -1106,6 +1157,7 @@ cdef class Dispatcher:
         # Task enters it by itself.
         if slot.task is None and cell.table.has_async:
             slot.make_task()
+        context_references = Py_REFCNT(slot.context) - (slot.task is not None)
         outer_task = self.current_task(self.loop)
         if outer_task is not None:
             self.leave_task(self.loop, outer_task)
@@ -1127,7 +1179,7 @@ cdef class Dispatcher:
                         result = self.start_in_place(slot, result, &status)
                 finally:
                     self.show_stepping(None, 0)
-                    self.show_in_place(slot, False, slot.started_ns)
+                    self.show_in_place(slot, status != 0, slot.started_ns)    # until it is handed over
                     self.leave()
                 if status:
                     waiter = new_waiter(self)
@@ -1138,9 +1190,9 @@ cdef class Dispatcher:
                         cell.adopt(slot)
                     else:
                         cell.occupy(slot)
+                    slot.hand_over()
                     if self.stall_ns:
                         begin_waiting(self, slot)
-                    slot.hand_over()
                     return waiter
             finally:
                 PyContext_Exit(slot.context)
@@ -1151,7 +1203,7 @@ cdef class Dispatcher:
                         slot.state == SLOT_FRESH and slot.task is not None and slot.task.cancelling()
                     ):
                         slot.clear_cancels()
-                    if borrowed and not self.give_back_slot(slot, task_references):
+                    if borrowed and not self.give_back_slot(slot, task_references, context_references):
                         cell.adopt(slot)
                         cell.put_back(slot)
                     if slot.swallow_cancel:
@@ -1180,6 +1232,7 @@ cdef class Dispatcher:
 
     cdef inline Scope current_scope(self):
         """The handler that the calling code runs in, or was started by; None outside of handlers."""
+        cdef Scope scope
         # Without a GIL other threads do not even look: it may be changing.
         if (
             (PMESH_GIL or PyThread_get_thread_ident() == self.thread_id)
@@ -1187,7 +1240,10 @@ cdef class Dispatcher:
             and PyThread_get_thread_ident() == self.thread_id
         ):
             return self.stepping.scope
-        return pmesh_var_get(self.scope_var)
+        scope = pmesh_var_get(self.scope_var)
+        if scope is not None and scope.cell is None:
+            return None    # a collection of garbage runs it while the spare slot's Task ends
+        return scope
 
     cdef int check_usable(self) except -1:
         if self.forked:
@@ -1231,7 +1287,7 @@ cdef class Dispatcher:
     cdef bint submit(self, Cell cell, Message message) except -1:
         """Offer a prepared message; True when it was accepted. From any thread."""
         cdef bint ready = False
-        cdef Message displaced, following
+        cdef Message displaced
         if not (self.draining if PMESH_GIL else self.is_in_drain()) and self.loop_is_closed():
             # The loop was closed under a coordinator that was never left.
             message.outcome = OFFER_CLOSED
@@ -1243,18 +1299,12 @@ cdef class Dispatcher:
         if ready:
             try:
                 self.push(cell)
-            except RuntimeError:
-                # Closed by another thread just now.
-                cell.close()
-                if cell.retract(message):
-                    message.outcome = OFFER_CLOSED
+            except BaseException as raised:
+                self.push_failed(cell, message, displaced, raised)
         if message.outcome == OFFER_ACCEPTED and displaced is None:
             return True
-        while displaced is not None:
-            following = displaced.next
-            displaced.next = None
-            self.bury_dropped(cell, displaced)
-            displaced = following
+        if displaced is not None:
+            self.bury_displaced(cell, displaced)
         if message.outcome == OFFER_DROPPED:
             self.bury_dropped(cell, message)
             return True
@@ -1264,6 +1314,39 @@ cdef class Dispatcher:
             cell.tell_heir(message)
         return message.outcome == OFFER_ACCEPTED
 
+    cdef int push_failed(self, Cell cell, Message message, Message displaced, object error) except -1:
+        """Reject `message` after all; raises `error` unless that means that another thread closed the loop just now."""
+        cdef bint is_end = isinstance(error, RuntimeError) and not isinstance(error, RecursionError) and (
+            PyThread_get_thread_ident() != self.thread_id or self.loop_is_closed()
+        )
+        if is_end:
+            cell.close()
+        else:
+            # No stack or memory is left for it, or a signal came in between: the next message tries again.
+            self.take_off(cell)
+        if cell.retract(message):
+            message.outcome = OFFER_CLOSED
+        if not is_end:
+            if displaced is not None:
+                self.bury_displaced(cell, displaced)
+            raise error
+        return 0
+
+    cdef int bury_displaced(self, Cell cell, Message displaced) except -1:
+        cdef Message following
+        cdef object error = None
+        while displaced is not None:
+            following = displaced.next
+            displaced.next = None
+            try:
+                self.bury_dropped(cell, displaced)
+            except BaseException as raised:
+                error = raised    # an exit that a dead letter's subscriber asked for; the others are still to be buried
+            displaced = following
+        if error is not None:
+            raise error
+        return 0
+
     cdef bint notify(self, Cell cell, Message message) except -1:
         """Put mail of the runtime's own, in the loop: True unless the mailbox is closed."""
         message.accepted_ns = self.clock.now()
@@ -1272,7 +1355,13 @@ cdef class Dispatcher:
             cell.tell_heir(message)
             return False
         if cell.becomes_ready():
-            self.push(cell)
+            try:
+                self.push(cell)
+            except BaseException:
+                self.take_off(cell)
+                if cell.withdraw_message(message):
+                    message.mark = 0
+                raise
         return True
 
     # Waiting senders.
@@ -1350,7 +1439,9 @@ cdef class Dispatcher:
         if not line.append(waiter):
             self.timers.append(waiter)
             self.sift(waiter, len(self.timers) - 1)
-        if self.timer_ns == 0 or deadline_ns < self.timer_ns:
+        if self.timer_ns == 0:
+            self.arm_next()
+        elif deadline_ns < self.timer_ns:
             self.arm(deadline_ns)
         return 0
 
@@ -1368,45 +1459,81 @@ cdef class Dispatcher:
         return 0
 
     cdef int arm(self, int64_t deadline_ns) except -1:
-        cdef int64_t delay_ns = deadline_ns - self.clock.now()
-        if self.timer is not None:
-            self.timer.cancel()
+        cdef object before = self.timer
+        cdef object error = None
+        cdef object timer
+        self.timer = None
         self.timer_ns = deadline_ns
-        self.timer = self.loop.call_later(
+        try:
+            if before is not None:
+                before.cancel()
+            timer = self.call_sweep_at(deadline_ns)
+        except BaseException as raised:
+            # As in `schedule`.
+            try:
+                timer = self.call_sweep_at(deadline_ns)
+            except BaseException:
+                self.timer_ns = 0    # the next timeout tries again, for all
+                raise
+            if not isinstance(raised, Exception):
+                error = raised
+        if self.timer_ns == deadline_ns and not self.ended:
+            self.timer = timer
+        else:
+            timer.cancel()    # what ran there set an earlier one, or is the end
+        if error is not None:
+            raise error
+        return 0
+
+    cdef object call_sweep_at(self, int64_t deadline_ns):
+        cdef int64_t delay_ns = deadline_ns - self.clock.now()
+        return self.loop.call_later(
             delay_ns / <double>SECOND_NS if delay_ns > 0 else 0.0, self._sweep, context=self.context
         )
+
+    cdef Waiter next_due(self):
+        """Of all that wait for their time the one that is due first, or None."""
+        cdef Waiter waiter = self.line.first
+        if self.timers and (waiter is None or (<Waiter>self.timers[0]).deadline_ns < waiter.deadline_ns):
+            waiter = self.timers[0]
+        if self.timer_line.first is not None and (
+            waiter is None or self.timer_line.first.deadline_ns < waiter.deadline_ns
+        ):
+            waiter = self.timer_line.first
+        return waiter
+
+    cdef int arm_next(self) except -1:
+        cdef Waiter waiter = self.next_due()
+        self.timer_ns = 0
+        if waiter is not None:
+            self.arm(waiter.deadline_ns)
         return 0
 
     def _sweep(self):
         """Time out what is due; the loop's timer calls this, perhaps early, and it sets the next one."""
         cdef Waiter waiter
+        cdef Timer timer
         cdef int64_t now_ns = self.clock.now()
         cdef int fired = 0
         self.timer = None
-        self.timer_ns = 0
-        while True:
-            waiter = self.line.first
-            if self.timers and (waiter is None or (<Waiter>self.timers[0]).deadline_ns < waiter.deadline_ns):
-                waiter = self.timers[0]
-            if self.timer_line.first is not None and (
-                waiter is None or self.timer_line.first.deadline_ns < waiter.deadline_ns
-            ):
-                waiter = self.timer_line.first
-            if waiter is None:
-                break
-            if waiter.deadline_ns > now_ns:
-                self.arm(waiter.deadline_ns)
-                break
-            if waiter.state != WAITER_TIMER:
-                waiter.conclude(WAITER_TIMED_OUT)
-                continue
-            # A million agents may want their tick at the same moment: the loop gets its turn between them.
-            fired += 1
-            if fired % 64 == 0 and self.clock.now() - now_ns >= self.slice_ns:
-                self.arm(waiter.deadline_ns)
-                break
-            self.clear_timeout(waiter)
-            (<Timer>waiter.callback).fire(now_ns)
+        self.timer_ns = SWEEPING
+        try:
+            while True:
+                waiter = self.next_due()
+                if waiter is None or waiter.deadline_ns > now_ns:
+                    break
+                if waiter.state != WAITER_TIMER:
+                    waiter.conclude(WAITER_TIMED_OUT)
+                    continue
+                # A million agents may want their tick at the same moment: the loop gets its turn between them.
+                fired += 1
+                if fired % 64 == 0 and self.clock.now() - now_ns >= self.slice_ns:
+                    break
+                self.clear_timeout(waiter)
+                timer = <Timer>waiter.callback
+                timer.fire(now_ns)
+        finally:
+            self.arm_next()
 
     # For the coordinator.
 

@@ -115,6 +115,7 @@ cdef struct Account:
     int64_t pending
 
 
+@cython.auto_pickle(True)
 cdef class Counters:
     """A copy of an account: of one mailbox at one instant, or a sum of such copies.
 
@@ -297,9 +298,9 @@ cdef class Mailbox:
                 raise InvalidType(
                     f"size({type_name(payload)}) returned a {type_name(measured)}; it must be an int of bytes"
                 )
+            if measured < 0:
+                raise InvalidArgument(f"size({type_name(payload)}) returned {measured}; it must be 0 or more bytes")
             size = min(measured, 2**63 - 1)
-            if size < 0:
-                raise InvalidArgument(f"size({type_name(payload)}) returned {size}; it must be 0 or more bytes")
         elif isinstance(payload, (bytes, bytearray, str)):
             size = len(payload)
         elif PyObject_CheckBuffer(payload):
@@ -834,12 +835,16 @@ cdef class Mailbox:
         return 0
 
     def bequeath(self, Counters heir not None):
-        """Fold the account into `heir`, once; what is refused from now on is counted there too."""
+        """Fold the account into `heir`, the first time only; what is refused from now on is counted there too."""
         cdef Counters copy = Counters.__new__(Counters)
+        cdef bint is_first
         with cython.critical_section(self):
-            self.heir = heir
-            self.copy_account(copy)
-        heir.add(copy)
+            is_first = self.heir is None
+            if is_first:
+                self.heir = heir
+                self.copy_account(copy)
+        if is_first:
+            heir.add(copy)
 
     @cython.final
     cdef int copy_account(self, Counters copy) noexcept:

@@ -211,6 +211,13 @@ cdef class LatencyRecorder:
             raise MemoryError("no memory for the 216 KiB of counters of a LatencyRecorder")
         return 0
 
+    cdef int reserve(self) except -1:
+        """Make the counters before the first value."""
+        with cython.critical_section(self):
+            if self._counters is NULL:
+                self._allocate()
+        return 0
+
     cdef inline int add(self, int64_t value_ns) except -1:
         """Record `value_ns`; the dispatcher's way in. Safe from any thread.
 

@@ -80,8 +80,11 @@ cdef class Send:
     cdef bint exempt
 
     def __dealloc__(self):
-        if self.state == CALL_NEW and self.cell is not None:
-            warn_never_awaited("send", self.cell)
+        if self.state != CALL_OVER and self.cell is not None:
+            if self.state == CALL_NEW:
+                warn_never_awaited("send", self.cell)
+            elif self.waiter is not None:
+                self.give_up()    # begun, and never gone on with nor closed
 
     def __init__(self):
         raise InvalidType("Send is made by AgentRef.send(); it cannot be constructed")
@@ -119,8 +122,7 @@ cdef class Send:
             if scope is not None and scope.cell is cell and not cell.has_spare_slot():
                 cell.count_refused()
                 raise self.full("it sends to its own full mailbox, and no slot is free to make room")
-            self.state = CALL_ROOM
-            self.wait(cell, dispatcher, timeout_ns)
+            self.wait(cell, dispatcher, timeout_ns, CALL_ROOM)
             if message._lane == LANE_CONTROL:
                 if cell.control_waiters is None:
                     cell.control_waiters = WaiterQueue()
@@ -133,7 +135,7 @@ cdef class Send:
             return self.waiter
         return self.enter_window(cell, dispatcher, timeout_ns)
 
-    cdef int wait(self, Cell cell, Dispatcher dispatcher, int64_t timeout_ns) except -1:
+    cdef int wait(self, Cell cell, Dispatcher dispatcher, int64_t timeout_ns, int state) except -1:
         cdef Waiter waiter = new_waiter(dispatcher)
         cdef int64_t deadline_ns
         waiter.cell = cell
@@ -147,17 +149,24 @@ cdef class Send:
         else:
             deadline_ns = dispatcher.clock.now() + timeout_ns
             waiter.since_ns = deadline_ns - timeout_ns
-        waiter.what = AWAITED_ROOM if self.state == CALL_ROOM else AWAITED_PLACE
+        waiter.what = AWAITED_ROOM if state == CALL_ROOM else AWAITED_PLACE
         dispatcher.set_timeout(waiter, deadline_ns)
         self.waiter = waiter
+        self.state = state
         return 0
 
     cdef object enter_window(self, Cell cell, Dispatcher dispatcher, int64_t timeout_ns):
         """With a promised place: take a place in the window, or wait for one."""
+        cdef int before = self.state
         if not self.exempt and dispatcher.window:
             if dispatcher.window_waiters.first is not None or dispatcher.window_used >= dispatcher.window:
-                self.state = CALL_WINDOW
-                self.wait(cell, dispatcher, timeout_ns)
+                try:
+                    self.wait(cell, dispatcher, timeout_ns, CALL_WINDOW)
+                finally:
+                    if self.state == before:
+                        # The event loop set no timer: no memory, or a signal.
+                        cell.forgo(self.message._lane, self.message.size_bytes)
+                        self.state = CALL_OVER
                 dispatcher.window_waiters.append(self.waiter)
                 return self.waiter
             dispatcher.window_used += 1
@@ -565,5 +574,5 @@ def tell_intended(AgentRef ref not None, payload, int64_t intended_ns):
     message.intended_ns = intended_ns
     accepted = dispatcher.submit(cell, message)
     if message.accepted_ns:     # else the loop was closed
-        cell.meter.send_delay.add(message.accepted_ns - intended_ns)
+        cell.meter.add_one(cell.meter.send_delay, message.accepted_ns - intended_ns)
     return accepted

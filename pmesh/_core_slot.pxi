@@ -219,6 +219,7 @@ cdef class Meter:
     cdef readonly LatencyRecorder latency
     cdef readonly LatencyRecorder send_delay
     cdef readonly LatencyRecorder intended
+    cdef readonly int64_t untimed     # times that were not recorded, as there was no memory for the counters
     cdef bint ready                   # the first three have their counters, which recorders keep
     cdef int staged                   # messages whose times are held back
     cdef uint64_t times_ns[STAGE]     # each the time in the queue, below 2**32, and above it that of service
@@ -231,11 +232,13 @@ cdef class Meter:
         self.intended = LatencyRecorder()
 
     def __dealloc__(self):
-        self.flush()
-        self.queue._stage = self.service._stage = self.latency._stage = NULL
+        # One that found no memory for all of them has held nothing back.
+        if self.latency is not None:
+            self.flush()
+            self.queue._stage = self.service._stage = self.latency._stage = NULL
 
-    cdef inline int add_times(self, int64_t queue_ns, int64_t service_ns) except -1:
-        """Record one message: its latency is the sum of the two.
+    cdef inline int add_times(self, int64_t queue_ns, int64_t service_ns) noexcept:
+        """Record one message: its latency is the sum of the two. Without memory for that it is counted in `untimed`.
 
         Where both are below 4.3 s and not negative (a test's clock may go back), they are held back to be recorded
         `STAGE` at a time. One by one they cost four times as much: counters all over three large arrays, between two
@@ -249,12 +252,31 @@ cdef class Meter:
             if at + 1 == STAGE:
                 self.flush()
             return 0
-        self.queue.add(queue_ns)
-        self.service.add(service_ns)
-        self.latency.add(queue_ns + service_ns)
-        if PMESH_GIL and not self.ready:
-            self.queue._stage = self.service._stage = self.latency._stage = <PyObject *>self
-            self.ready = True
+        return self.add_one_by_one(queue_ns, service_ns)
+
+    cdef int add_one_by_one(self, int64_t queue_ns, int64_t service_ns) noexcept:
+        try:
+            if not self.ready:
+                # All or none, so that their counts are the same.
+                self.queue.reserve()
+                self.service.reserve()
+                self.latency.reserve()
+                if PMESH_GIL:
+                    self.queue._stage = self.service._stage = self.latency._stage = <PyObject *>self
+                self.ready = True
+            self.queue.add(queue_ns)
+            self.service.add(service_ns)
+            self.latency.add(queue_ns + service_ns)
+        except MemoryError:
+            self.untimed += 1    # the message that ends here is still to be counted and answered
+        return 0
+
+    cdef int add_one(self, LatencyRecorder recorder, int64_t value_ns) noexcept:
+        """Record a time in one of the recorders."""
+        try:
+            recorder.add(value_ns)
+        except MemoryError:
+            self.untimed += 1
         return 0
 
     @cython.boundscheck(False)
@@ -464,6 +486,10 @@ cdef class Slot:
     cdef int hand_over(self) except -1:
         """Let the Task drive the handler that suspended; the Context is entered, no Task is current."""
         cdef object wakeup = self.wakeup
+        if PMESH_GIL:
+            self.in_place = False
+        else:
+            self.dispatcher.show_in_place(self, False, self.started_ns)
         if self.state == SLOT_FRESH:
             return 0    # the Task's first step, already scheduled, takes `yielded`
         self.wakeup = None
@@ -540,10 +566,7 @@ cdef class Slot:
             dispatcher.show_stepping(outer, 0)
             self.over(None, raised)
             if isinstance(raised, (SystemExit, KeyboardInterrupt)):
-                self.state = SLOT_ENDED
-                self.cell.forget_slot(self)
-                if self.cell.becomes_ready():
-                    dispatcher.push(self.cell)
+                self.leave_agent()
                 raise
             return self.idle()
         dispatcher.show_stepping(outer, 0)
@@ -557,19 +580,33 @@ cdef class Slot:
         """A handler or a hook that had suspended is over."""
         cdef Message message = self.message
         cdef Waiter hook = self.hook
-        if self.is_waiting:
-            end_waiting(self.dispatcher, self)
-        if hook is not None:
-            self.show_hook(None)
-            self.show_function(None)
-            self.close_scope()
-            hook.settle(value, error)
-        elif not self.abandoned:
-            self.show_message(None)
-            self.close_scope()
-            self.dispatcher.finish(
-                self.cell, self.handler, message, value, error, self.started_ns, self.dispatcher.clock.now()
-            )
+        cdef bint is_told = False
+        try:
+            if self.is_waiting:
+                end_waiting(self.dispatcher, self)
+            if hook is not None:
+                self.show_hook(None)
+                self.show_function(None)
+                self.close_scope()
+                hook.settle(value, error)
+            elif not self.abandoned:
+                self.show_message(None)
+                self.close_scope()
+                self.dispatcher.finish(
+                    self.cell, self.handler, message, value, error, self.started_ns, self.dispatcher.clock.now()
+                )
+            is_told = True
+        finally:
+            if not is_told:
+                self.leave_agent()    # an exit that was asked for there, or no memory: this ends the Task
+        return 0
+
+    cdef int leave_agent(self) except -1:
+        """The Task ends; another one may be made in its place, at once if mail waits."""
+        self.state = SLOT_ENDED
+        self.cell.forget_slot(self)
+        if self.cell.becomes_ready():
+            self.dispatcher.push(self.cell)
         return 0
 
     cdef object idle(self):
@@ -660,6 +697,7 @@ cdef class Slot:
         if self.cell is not None:
             self.cell.occupy(self)
             if not self.ending:
+                self.cell.pause()    # a batch that is under way ends here
                 self.dispatcher.killed(self.cell)
         return True
 
@@ -863,8 +901,9 @@ cdef class Cell(Mailbox):
 
     def end_instance(self):
         """Undo what the instance set up: timers, stash (its mail waits again) and behaviour. For a restart, too."""
-        if self.kit is not None:
-            self.kit.end()
+        cdef Kit kit = self.kit    # held: what it lets go of may end the agent, which lets go of it
+        if kit is not None:
+            kit.end()
 
     cdef int retire(self) except -1:
         """The end of the agent begins."""

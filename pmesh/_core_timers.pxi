@@ -24,10 +24,13 @@ cdef class Timer:
         raise InvalidType("Timer is made by context.timers; it cannot be constructed")
 
     cdef int fire(self, int64_t now_ns) except -1:
-        """It is due and not among the timeouts any more: send its message, and set it again if it repeats."""
+        """It is due and not among the timeouts any more: set it again if it repeats, and send its message.
+
+        The caller holds it, and a sweep is under way, so that setting it again does not go to the event loop.
+        """
         cdef Timers owner = self.owner
         cdef int64_t next_ns, late
-        cdef Message message
+        cdef Message message = None
         if self.message is not None and self.message.mark:
             # The last one waits, in the mailbox or in the stash: one more would say nothing new.
             owner._missed += 1
@@ -35,14 +38,6 @@ cdef class Timer:
             message = new_message(self)
             if self.owner is None:
                 return 0    # a collection of garbage ran there, and with it code that cancelled this timer
-            message._lane = self.lane
-            message.mark = MARK_TIMER
-            self.message = message
-            if not owner.dispatcher.notify(owner.cell, message):
-                # Closed for good: nothing that it sends will be accepted any more.
-                owner.forget(self)
-                self.end()
-                return 0
         if self.interval_ns:
             next_ns = (self.waiter.deadline_ns if self.fixed_rate else now_ns) + self.interval_ns
             if next_ns <= now_ns:
@@ -51,6 +46,15 @@ cdef class Timer:
                 owner._missed += late
                 next_ns += late * self.interval_ns
             owner.dispatcher.set_timeout(self.waiter, next_ns)
+        if message is not None:
+            message._lane = self.lane
+            message.mark = MARK_TIMER
+            self.message = message
+            # The last step: it may run code of the event loop's, which may cancel this timer.
+            if not owner.dispatcher.notify(owner.cell, message):
+                # Closed for good: nothing that it sends will be accepted any more.
+                owner.forget(self)
+                self.end()
         return 0
 
     cdef int arrive(self, Message message) except -1:
@@ -160,8 +164,12 @@ cdef class Timers:
         timer.payload = payload
         timer.interval_ns = interval_ns
         timer.fixed_rate = fixed_rate
+        timer.owner = self
+        timer.waiter = waiter = new_waiter(dispatcher)
+        waiter.state = WAITER_TIMER
+        waiter.callback = timer
         if key is None:
-            key = timer
+            key = other = timer
             self.timers[timer] = timer
         else:
             check_key(key)
@@ -169,12 +177,17 @@ cdef class Timers:
             other = self.timers.setdefault(key, timer)
             if other is not timer:
                 self.timers[key] = timer
+        try:
+            if timer.waiter is not None:    # a key's own code may have cancelled it already
+                dispatcher.set_timeout(waiter, dispatcher.clock.now() + delay_ns)
+        except BaseException:
+            self.forget(timer)
+            timer.end()
+            raise
+        finally:
+            # The last step: letting go of the payload may run code that cancels the new one.
+            if other is not timer:
                 self.stop(other)
-        timer.owner = self
-        timer.waiter = waiter = new_waiter(dispatcher)
-        waiter.state = WAITER_TIMER
-        waiter.callback = timer
-        dispatcher.set_timeout(waiter, dispatcher.clock.now() + delay_ns)
         return key
 
     def cancel(self, key):

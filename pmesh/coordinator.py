@@ -215,9 +215,19 @@ class Coordinator:
         self._loop_watch = LoopWatch(self, self._dispatcher, self._stall_seconds)
         self._loop_watch.start()
         # asyncio.run cancels all tasks when it ends; this one hears of it for all agents.
-        self._keeper = loop.create_task(self._keep(), name=f"pmesh-{self.name}")
+        self._start_keeper()
         _dispatchers.add(self)
         return self
+
+    def _start_keeper(self) -> None:
+        self._keeper = self._loop.create_task(self._keep(), name=f"pmesh-{self.name}")
+        self._keeper.add_done_callback(self._keeper_done)
+
+    def _keeper_done(self, keeper: asyncio.Task[None]) -> None:
+        """A keeper that was cancelled before its first step has ended nothing, and somebody may wait for the end."""
+        if not self._closed:
+            self._start_keeper()
+            self.shutdown.hasten()
 
     async def __aexit__(
         self,
@@ -256,8 +266,10 @@ class Coordinator:
         """Wait for the end, and carry it out."""
         try:
             await self.shutdown._carry_out()
-        except asyncio.CancelledError:
-            if not self.shutdown.requested:
+        except GeneratorExit:
+            raise  # the loop was closed under it, and nothing can be done in it any more
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and not self.shutdown.requested:
                 logger.warning(
                     "coordinator %r was not left before its event loop ended; its agents are killed", self.name
                 )
@@ -265,22 +277,25 @@ class Coordinator:
             await self._stop_all()
             raise
         finally:
-            self._closed = True
-            self._loop_watch.end()
-            self._dispatcher.end()
-            self.dead_letters.log_summary()
-            _dispatchers.discard(self)
-            if self._block is not None:
-                self._block.end()
-            if not self._loop.is_closed():
-                self.shutdown._end()
+            try:
+                self._closed = True
+                self._loop_watch.end()
+                self._dispatcher.end()
+                self.dead_letters.log_summary()
+                _dispatchers.discard(self)
+                if self._block is not None:
+                    self._block.end()
+            finally:
+                # Whatever came in between, those who wait for the end go on.
+                if not self._loop.is_closed():
+                    self.shutdown._end()
 
     # What the shutdown does to agents.
 
     def _refuse_outside(self) -> None:
         """No mail from outside is taken any more, and nothing waits that could handle its mail instead."""
         self._dispatcher.closing = True
-        for life in self._lives.by_name.values():
+        for life in list(self._lives.by_name.values()):
             life.cell.refuse_waiters(outside_only=True)
         self._lives.hasten_all()
 

@@ -32,6 +32,9 @@ logger = logging.getLogger("pmesh")
 # A handler that does not end within this time of being cancelled is written off, so that kill is bounded.
 KILL_GRACE_SECONDS = 5.0
 
+# To ask an enum for a member is a call of Python, and most agents of a large mesh start and stop at once.
+_STOPPING, _STOPPED = _ENDING = (State.STOPPING, State.STOPPED)
+
 # Ends for which handlers are cancelled.
 _AT_ONCE = (StopReason.KILLED, StopReason.DRAIN_TIMEOUT)
 
@@ -151,7 +154,9 @@ class Lives:
     def __init__(self, drain_timeout: float) -> None:
         self.by_name: dict[str, Life] = {}  # in order of start
         self.stopped_total = Counters()  # what stopped agents leave to the account
-        self.lock = threading.Lock()  # whoever sums up, in any thread, sees a stopping agent once
+        # Whoever sums up, in any thread, sees a stopping agent once. Reentrant: a signal handler, or a finaliser that a
+        # collection of garbage calls, may sum up while this thread does.
+        self.lock = threading.RLock()
         self.drain_timeout = drain_timeout
         self.recovery: Recovery
         self.on_end: Callable[[Life], None] | None = None  # told of each agent that has stopped
@@ -166,12 +171,12 @@ class Lives:
         self._dispatcher = dispatcher
 
     def add(self, life: Life) -> None:
+        life.move(State.STARTING)
         self.by_name[life.name] = life
         if life.parent is not None:
             if life.parent.children is None:
                 life.parent.children = {}
             life.parent.children[life.name] = life
-        life.move(State.STARTING)
 
     async def all_quiet(self, seconds: float) -> bool:
         """Wait until no agent has anything pending, since handlers may still send to each other."""
@@ -361,10 +366,10 @@ class Lives:
 
     def begin_stop(self, life: Life, reason: StopReason, *, run_on_stop: bool = True, is_alone: bool = False) -> None:
         """Close the mailbox and start the end; a kill hastens one that has begun, and unless `is_alone` all below."""
-        if life.state is State.STOPPED:
+        if life.state is _STOPPED:
             return
         life.cell.close()
-        if life.state is State.STOPPING:
+        if life.state is _STOPPING:
             if reason in _AT_ONCE:
                 if not is_alone:
                     for below in _all_below(life):
@@ -373,21 +378,30 @@ class Lives:
             return
         if life.stopper is not None:
             life.stopper.cancel()  # a drain that is hastened
-        between = self._is_between(life)
         life.cell.discard()
-        life.move(State.STOPPING)
-        if life.record is not None:
-            self.recovery.hasten(life)
-        if between:
-            run_on_stop = False
-            life.cell.cancel_handlers()
-        agent = life.cell.agent
-        run_on_stop = run_on_stop and agent is not None and is_overridden(type(agent), "on_stop")
-        if not (life.children or life.cell.pending or run_on_stop or between):
-            # Nothing to wait for: most agents of a large mesh end here, without a task of their own.
-            self._finish(life, reason)
+        if life.state in _ENDING:
+            # What let go of its mail, a payload's finaliser or a subscriber of dead letters, has stopped it.
+            self.begin_stop(life, reason, run_on_stop=run_on_stop, is_alone=is_alone)
             return
-        self._set_stopper(life, self._end(life, reason, run_on_stop), "stop")
+        between = self._is_between(life)
+        life.move(_STOPPING)
+        try:
+            if life.record is not None:
+                self.recovery.hasten(life)
+            if between:
+                run_on_stop = False
+                life.cell.cancel_handlers()
+            agent = life.cell.agent
+            run_on_stop = run_on_stop and agent is not None and is_overridden(type(agent), "on_stop")
+            if not (life.children or life.cell.pending or run_on_stop or between):
+                # Nothing to wait for: most agents of a large mesh end here, without a task of their own.
+                self._finish(life, reason)
+                return
+            self._set_stopper(life, self._end(life, reason, run_on_stop), "stop")
+        except BaseException:
+            # A signal, or no memory: nobody else would end it now.
+            self._finish(life, reason)
+            raise
 
     def _set_stopper(self, life: Life, ending: Coroutine[Any, Any, None], verb: str) -> None:
         life.stopper = self._loop.create_task(ending, name=f"pmesh-{verb}-{life.name}")
@@ -514,7 +528,10 @@ class Lives:
             )
 
     def _finish(self, life: Life, reason: StopReason) -> None:
-        """The last step of every end: out of the registry, and into the total of stopped agents."""
+        """The last step of every end: out of the registry, and into the total of stopped agents.
+
+        Once more where a signal or a lack of memory came in between.
+        """
         cell = life.cell
         if cell.pending:
             # Only when the one who ends it was cancelled: nobody waits for these any more.
@@ -531,7 +548,8 @@ class Lives:
                 _add_times(life.kind.meter, cell.recorders)
         if life.parent is not None and life.parent.children is not None:
             life.parent.children.pop(life.name, None)
-        life.move(State.STOPPED)
+        if life.state is not _STOPPED:
+            life.move(_STOPPED)
         if self.on_end is not None:
             self.on_end(life)
         if life.watchers is not None or life.watching is not None:

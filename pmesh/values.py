@@ -6,6 +6,7 @@ Not `dataclasses`: those write and compile source text for each class, which was
 
 from __future__ import annotations
 
+from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class _Signature:
                     name,
                     Parameter.POSITIONAL_OR_KEYWORD,
                     default=cls._defaults.get(name, Parameter.empty),
-                    annotation=cls.__annotations__[name],
+                    annotation=cls._fields[name],
                 )
                 for name in cls.__match_args__
             ]
@@ -35,7 +36,7 @@ class _Signature:
 
 @dataclass_transform(frozen_default=True)
 class Value:
-    """Base of classes whose annotations are their fields, as with a frozen dataclass.
+    """Base of classes whose annotations are their fields, after those of their base, as with a frozen dataclass.
 
     Equality, hash, repr, pickling, `match` and `copy.replace` (from Python 3.13 on) go by the fields, which cannot be
     assigned. A subclass may check them, and set them anew through `__dict__`, in `__post_init__`.
@@ -43,13 +44,18 @@ class Value:
 
     __match_args__: ClassVar[tuple[str, ...]] = ()
     __signature__: ClassVar[_Signature] = _Signature()
+    _fields: ClassVar[dict[str, Any]] = {}  # their annotations by name
     _defaults: ClassVar[dict[str, Any]] = {}
 
-    def __init_subclass__(cls) -> None:
-        cls.__match_args__ = tuple(cls.__annotations__)  # type: ignore[misc]  # mypy thinks that it makes them
-        cls._defaults = {name: cls.__dict__[name] for name in cls.__match_args__ if name in cls.__dict__}
-        for name in cls._defaults:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = {name: kind for name, kind in cls.__annotations__.items() if "ClassVar[" not in str(kind)}
+        defaults = {name: cls.__dict__[name] for name in own if name in cls.__dict__}
+        for name in defaults:
             delattr(cls, name)
+        cls._fields = {**cls._fields, **own}
+        cls._defaults = {**cls._defaults, **defaults}
+        cls.__match_args__ = tuple(cls._fields)  # type: ignore[misc]  # mypy thinks that it makes them
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         names = self.__match_args__
@@ -75,6 +81,7 @@ class Value:
     def __hash__(self) -> int:
         return hash(self._values())
 
+    @recursive_repr()
     def __repr__(self) -> str:
         fields = (f"{name}={value!r}" for name, value in zip(self.__match_args__, self._values(), strict=True))
         return f"{type(self).__qualname__}({', '.join(fields)})"
@@ -83,7 +90,7 @@ class Value:
         return type(self), self._values()
 
     def __replace__(self, **changes: Any) -> Self:
-        return type(self)(**{**self.__dict__, **changes})
+        return type(self)(**{**dict(zip(self.__match_args__, self._values(), strict=True)), **changes})
 
     if not TYPE_CHECKING:  # to checkers, assigning a field is an error by itself
 

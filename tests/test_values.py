@@ -1,13 +1,15 @@
 """Policies and reports of events: immutable, and equal by their fields, as with a frozen dataclass."""
 
 import copy
+import functools
 import inspect
 import pickle
 import sys
+from typing import ClassVar
 
 import pytest
 
-from pmesh import Backoff, DeadLetter, DeadLetterKind, InvalidArgument, MailboxPolicy, SupervisionPolicy
+from pmesh import Backoff, DeadLetter, DeadLetterKind, InvalidArgument, MailboxPolicy, Overflow, SupervisionPolicy
 from pmesh.values import Value
 
 
@@ -83,3 +85,51 @@ def test_a_changed_copy_is_checked_like_a_new_one():
     assert replace(policy, intensity=4) == SupervisionPolicy("permanent", intensity=4)
     with pytest.raises(InvalidArgument, match="capacity is 0"):
         replace(MailboxPolicy(), capacity=0)
+
+
+class Labelled(MailboxPolicy):
+    """A policy with a label, and room for less by default."""
+
+    capacity: int = 8
+    label: str = "none"
+    made_by: ClassVar[str] = "us"
+
+
+class Same(MailboxPolicy):
+    """Nothing of its own."""
+
+
+def test_a_subclass_has_the_fields_of_its_base_first():
+    assert Same(3, overflow=Overflow.DROP_OLDEST).capacity == 3
+    assert Labelled.__match_args__ == (*MailboxPolicy.__match_args__, "label")
+    policy = Labelled(max_bytes=5, label="a")
+    assert (policy.capacity, policy.max_bytes, policy.label, policy.made_by) == (8, 5, "a", "us")
+    assert policy == Labelled(8, 5, label="a") != Labelled(8, 5)
+    assert MailboxPolicy(8) != Labelled(8)
+    assert copy.copy(policy) == pickle.loads(pickle.dumps(policy)) == policy
+    assert list(inspect.signature(Labelled).parameters) == list(Labelled.__match_args__)
+    with pytest.raises(InvalidArgument, match="capacity is 0"):
+        Same(capacity=0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'lable'"):
+        Labelled(lable="a")
+
+
+def test_what_a_value_has_cached_is_no_field():
+    class Square(Value):
+        side: int
+
+        @functools.cached_property
+        def area(self):
+            return self.side**2
+
+    square = Square(2)
+    assert square.area == 4
+    assert square.__replace__(side=3).area == 9
+    assert square == Square(2)
+
+
+def test_a_letter_that_holds_itself_can_be_shown():
+    payload = []
+    letter = DeadLetter(DeadLetterKind.DROPPED, payload, "bank", None)
+    payload.append(letter)
+    assert repr(letter).endswith("payload=[...], receiver='bank', sender=None)")

@@ -658,7 +658,7 @@ def test_a_message_that_finds_no_memory_is_counted_all_the_same(
                 with no_memory(number):
                     try:
                         bus._dispatcher._drain()
-                    except MemoryError:
+                    except (MemoryError, SystemError):  # of a weak reference that finds no memory, on 3.13
                         missed += 1
                 bus._dispatcher._drain()
                 account = ref.counters()

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from pmesh import Coordinator
+from pmesh import BUILD_INFO, Coordinator
 from pmesh.testing.loop import VirtualTimeLoop
 
 LOOP_KINDS = ("virtual", "asyncio", "uvloop")
@@ -83,7 +83,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Real seconds after which a test on a real loop has hung. In virtual time that is a `Deadlock`.
-GUARD_SECONDS = 30.0 * int(os.environ.get("PMESH_STRESS", "1"))
+GUARD_SECONDS = 30.0 * int(os.environ.get("PMESH_STRESS", "1")) * (10 if BUILD_INFO["sanitize"] else 1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

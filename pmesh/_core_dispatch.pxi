@@ -321,6 +321,11 @@ cdef class TimeoutLine:
         return 0
 
 
+cdef object graver(object first, object second):
+    """Of two errors the one to raise: an exit or an interrupt is not lost to what else went wrong."""
+    return second if isinstance(first, Exception) and not isinstance(second, Exception) else first
+
+
 @cython.final
 cdef class Dispatcher:
     """Serves all agents of one event loop from one run queue, a slice of time at a turn of the loop."""
@@ -519,10 +524,10 @@ cdef class Dispatcher:
             # Where a signal or a lack of memory came in between, the second time it works, and nobody is left waiting.
             try:
                 self.call_drain_soon()
-            except BaseException:
+            except BaseException as again:
                 with cython.critical_section(self):
                     self.drain_scheduled = False
-                raise raised
+                raise graver(raised, again)
             if not isinstance(raised, Exception):
                 raise
         return 0
@@ -1472,9 +1477,9 @@ cdef class Dispatcher:
             # As in `schedule`.
             try:
                 timer = self.call_sweep_at(deadline_ns)
-            except BaseException:
+            except BaseException as again:
                 self.timer_ns = 0    # the next timeout tries again, for all
-                raise
+                raise graver(raised, again)
             if not isinstance(raised, Exception):
                 error = raised
         if self.timer_ns == deadline_ns and not self.ended:

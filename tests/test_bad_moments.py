@@ -183,6 +183,40 @@ def test_a_timer_may_be_ended_by_what_the_event_loop_runs_while_it_fires(end: st
     assert in_meddling_loop(main, within=within) == []
 
 
+@pytest.mark.parametrize("within", ["call_soon", "call_later"])
+@pytest.mark.parametrize(
+    ("first", "second", "raised"),
+    [
+        (MemoryError, KeyboardInterrupt, KeyboardInterrupt),
+        (KeyboardInterrupt, MemoryError, KeyboardInterrupt),
+        (MemoryError, OSError, MemoryError),
+    ],
+)
+def test_an_interrupt_is_not_lost_to_a_loop_that_fails_twice(
+    within: str, first: type[BaseException], second: type[BaseException], raised: type[BaseException]
+) -> None:
+    async def main(loop: MeddlingLoop, bus: Coordinator) -> None:
+        ref = await bus.spawn(Number)
+
+        def fail_again() -> None:
+            raise second
+
+        def fail() -> None:
+            loop.meddle = fail_again
+            raise first
+
+        loop.meddle = fail
+        with pytest.raises(raised):
+            if within == "call_soon":
+                ref.tell(1)
+            else:
+                cell_of(ref).agent.context.timers.after(1.0, 1)
+        assert loop.meddle is None
+        assert await ref.ask(2, timeout=5.0) == 2
+
+    assert in_meddling_loop(main, within=within) == []
+
+
 def test_a_payload_that_is_let_go_of_may_cancel_the_timer_that_takes_its_place(run: Any, mesh: Any) -> None:
     async def main() -> None:
         async with mesh() as bus:

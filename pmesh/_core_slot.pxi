@@ -221,6 +221,7 @@ cdef class Meter:
     cdef readonly LatencyRecorder intended
     cdef readonly int64_t untimed     # times that were not recorded, as there was no memory for the counters
     cdef bint ready                   # the first three have their counters, which recorders keep
+    cdef bint bequeathed              # another one has the times of this one as well
     cdef int staged                   # messages whose times are held back
     cdef uint64_t times_ns[STAGE]     # each the time in the queue, below 2**32, and above it that of service
 
@@ -316,6 +317,36 @@ cdef class Meter:
         self.queue.add_counted(count, least_queue_ns, most_queue_ns)
         self.service.add_counted(count, least_service_ns, most_service_ns)
         self.latency.add_counted(count, least_ns, most_ns)
+        return 0
+
+    def bequeath(self, Meter heir not None):
+        """Add the times to those of `heir`, the first time only.
+
+        Without memory for the counters of `heir` they are counted in its `untimed` instead.
+        """
+        if self.bequeathed:
+            return
+        self.bequeathed = True
+        heir.untimed += self.untimed
+        try:
+            # All or none, so that their counts are the same.
+            heir.queue.reserve()
+            heir.service.reserve()
+            heir.latency.reserve()
+            heir.queue.merge(self.queue)
+            heir.service.merge(self.service)
+            heir.latency.merge(self.latency)
+        except MemoryError:
+            heir.untimed += self.latency.count
+        heir.inherit(heir.send_delay, self.send_delay)
+        heir.inherit(heir.intended, self.intended)
+
+    cdef int inherit(self, LatencyRecorder recorder, LatencyRecorder source) except -1:
+        """Add the times of `source` to one of the recorders that few messages need."""
+        try:
+            recorder.merge(source)
+        except MemoryError:
+            self.untimed += source.count
         return 0
 
     def by_name(self):

@@ -545,7 +545,7 @@ class Lives:
             self.by_name.pop(life.name, None)
             cell.bequeath(self.stopped_total)
             if cell.recorders is not life.kind.meter:
-                _add_times(life.kind.meter, cell.recorders)
+                cell.recorders.bequeath(life.kind.meter)
         if life.parent is not None and life.parent.children is not None:
             life.parent.children.pop(life.name, None)
         if life.state is not _STOPPED:
@@ -668,9 +668,3 @@ def _all_below(life: Life) -> list[Life]:
     for each in found:
         found.extend((each.children or {}).values())
     return found[:0:-1]
-
-
-def _add_times(total: Meter, part: Meter) -> None:
-    parts = part.by_name()
-    for name, recorder in total.by_name().items():
-        recorder.merge(parts[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -23,7 +24,8 @@ class Outputs:
     """The files of one command, from entering to leaving.
 
     Each is opened on entering, so that a path that cannot be written is known before anything runs. What it held
-    is replaced only once there is something to write; a file made here and not written is removed again.
+    is replaced only once there is something to write, and room for it; a file made here and not written is removed
+    again.
 
     Args:
         paths: By format, each a path, "-" for stdout (one of them at most) or None. A path such as /dev/stdout,
@@ -55,7 +57,7 @@ class Outputs:
                     continue
                 is_new = not os.path.lexists(path)
                 try:
-                    self._files[kind] = open(path, "ab", buffering=0)
+                    self._files[kind] = open(path, "wb", buffering=0, opener=_open_untouched)
                 except OSError as error:
                     raise InvalidArgument(f"cannot write {path!r}: {error.strerror}") from None
                 if is_new:
@@ -142,10 +144,42 @@ def _write_stdout(content: bytes) -> None:
         raise
 
 
+def _open_untouched(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)
+
+
 def _replace(file: BinaryIO, content: bytes) -> None:
+    """Write `content` in place of what the file holds, which stays where there is no room for it."""
+    status = os.fstat(file.fileno())
     # A pipe or a device has nothing to replace.
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.truncate(0)
+    if stat.S_ISREG(status.st_mode):
+        if not _reserve(file, len(content), status.st_size):
+            file.truncate(0)
+        elif len(content) < status.st_size:
+            file.truncate(len(content))
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
+
+
+def _reserve(file: BinaryIO, size: int, held: int) -> bool:
+    """Make sure that there is room for `size` bytes, and leave the `held` ones alone.
+
+    Returns:
+        False where the file system promises nothing.
+
+    Raises:
+        OSError: There is no room, by the disk, a quota or a limit of the process.
+    """
+    if not size or not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        # The C library imitates it only for files that can be read as well.
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF):
+            return False
+        # It may have grown the file up to where the room ended.
+        file.truncate(held)
+        raise
+    return True

@@ -34,7 +34,7 @@ from pmesh import (
     handler,
     lives,
 )
-from pmesh._core import cell_of
+from pmesh._core import Meter, cell_of
 from pmesh.testing.loop import VirtualTimeLoop
 
 RESUME = SupervisionPolicy(directives="resume")
@@ -709,6 +709,26 @@ def test_a_message_that_finds_no_memory_is_counted_all_the_same(
         run(main)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def test_times_that_find_no_memory_with_their_heir_are_counted_there(no_memory: Any) -> None:
+    lost = 0
+    for number in range(8):
+        meter, heir = Meter(), Meter()
+        for recorder in meter.by_name().values():
+            recorder.record(1_000)
+        with no_memory(number):
+            meter.bequeath(heir)
+        meter.bequeath(heir)  # once more, as where a signal came into the end of an agent
+        assert heir.latency.count == heir.queue.count == heir.service.count <= 1
+        assert heir.latency.count + heir.send_delay.count + heir.intended.count + heir.untimed == 3
+        lost += heir.untimed
+        Meter().bequeath(heir)
+        meter.bequeath(last := Meter())
+        assert last.latency.count == 0, "an account has one heir"
+        heir.bequeath(last)
+        assert last.untimed == heir.untimed
+    assert lost == 5, "one for each recorder without memory, of which the first three go together"
 
 
 # Sizes.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
+import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,53 @@ def test_a_report_whose_making_fails_leaves_what_the_file_held(tmp_path: Path) -
     with pytest.raises(OutputFailed), ReportOutputs({"html": str(path)}) as outputs:
         outputs.write_each({"html": fail})
     assert path.read_text() == "before"
+
+
+ROOM_BYTES = 100_000
+
+
+@pytest.fixture
+def little_room() -> Iterator[None]:
+    """A file of this process may have `ROOM_BYTES`: a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("little_room")
+@pytest.mark.parametrize("before", ["before", "b" * (ROOM_BYTES - 1), ""])
+def test_a_full_disk_leaves_what_the_file_held(before: str, tmp_path: Path) -> None:
+    path, made = tmp_path / "report", tmp_path / "made"
+    path.write_text(before)
+    with (
+        pytest.raises(
+            OutputFailed, match=f"^cannot write '.*report': {os.strerror(errno.EFBIG)}; cannot write '.*made'"
+        ),
+        ReportOutputs({"html": str(path), "json": str(made)}) as outputs,
+    ):
+        outputs.write_each({"html": lambda: "x" * (ROOM_BYTES + 1), "json": lambda: "x" * (ROOM_BYTES + 1)})
+    assert path.read_text() == before
+    assert not made.exists(), "half a report"
+
+
+def reserves_nothing(descriptor: int, offset: int, size: int) -> None:
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+@pytest.mark.parametrize("reserves", [True, False])
+@pytest.mark.parametrize("after", ["", "a", "a" * 10_000, "a" * 30_000])
+def test_a_report_takes_the_place_of_one_of_any_length(
+    after: str, reserves: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not reserves:
+        monkeypatch.setattr(os, "posix_fallocate", reserves_nothing)
+    path = tmp_path / "report"
+    path.write_text("b" * 20_000)
+    with ReportOutputs({"html": str(path)}) as outputs:
+        assert path.stat().st_size == 20_000, "opening it is no reason to lose it"
+        outputs.write_each({"html": lambda: after})
+    assert path.read_text() == after
 
 
 @pytest.mark.parametrize(

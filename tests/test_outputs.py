@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -127,16 +128,17 @@ def test_a_report_whose_making_fails_leaves_what_the_file_held(tmp_path: Path) -
 ROOM_BYTES = 100_000
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def little_room() -> Iterator[None]:
-    """A file of this process may have `ROOM_BYTES`: a disk that is full."""
+    """A file of this process may have `ROOM_BYTES`: a disk that is full. What pytest writes to may have more."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.usefixtures("little_room")
 @pytest.mark.parametrize("before", ["before", "b" * (ROOM_BYTES - 1), ""])
 def test_a_full_disk_leaves_what_the_file_held(before: str, tmp_path: Path) -> None:
     path, made = tmp_path / "report", tmp_path / "made"
@@ -146,6 +148,7 @@ def test_a_full_disk_leaves_what_the_file_held(before: str, tmp_path: Path) -> N
             OutputFailed, match=f"^cannot write '.*report': {os.strerror(errno.EFBIG)}; cannot write '.*made'"
         ),
         ReportOutputs({"html": str(path), "json": str(made)}) as outputs,
+        little_room(),
     ):
         outputs.write_each({"html": lambda: "x" * (ROOM_BYTES + 1), "json": lambda: "x" * (ROOM_BYTES + 1)})
     assert path.read_text() == before

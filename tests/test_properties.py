@@ -33,6 +33,7 @@ from pmesh import (
     UnknownAgent,
     handler,
 )
+from pmesh.lives import KILL_GRACE_SECONDS
 from pmesh.testing import Faults, InjectedFault, Simulation, simulate
 from pmesh.testing.simulation import MOST_LATE_SECONDS, MOST_PASSED_OVER
 
@@ -42,7 +43,10 @@ SLACK_SECONDS = MOST_LATE_SECONDS + 0.000_1
 
 DRAIN_SECONDS = 5.0
 # Draining, stopping within the same time again, and the grace of what is cancelled in each.
-LEAVING_SECONDS = 2 * DRAIN_SECONDS + 2 * 5.0 + 1.0
+LEAVING_SECONDS = 2 * DRAIN_SECONDS + 2 * KILL_GRACE_SECONDS + 1.0
+
+# Control messages in a row, while normal mail waits.
+CONTROL_RUN = 64
 
 FAULTS = Faults(
     raises=0.05, stalls=0.05, cancels=0.05, kills=0.01, fills=0.03, jumps=0.03, stall_seconds=0.2, jump_seconds=0.5
@@ -60,6 +64,7 @@ class Work:
     deadline_ns: int = 0
     fails: bool = False
     sleeps: float = 0.0
+    outlives: bool = False
 
 
 class Urgent(Work):
@@ -92,6 +97,7 @@ class World:
     pairs: dict[tuple[str, str, type], Pair] = field(default_factory=dict)
     started: set[tuple[str, int]] = field(default_factory=set)
     numbers: int = 0
+    refused: int = 0
 
     def pair(self, work: Work, receiver: str) -> Pair:
         return self.pairs.setdefault((work.sender, receiver, type(work)), Pair())
@@ -126,7 +132,7 @@ class World:
         deadline_ns = self.deadline_ns(ttl)
         kind = Urgent if draw.random() < 0.2 else Work
         sleeps = draw.choice((0.0, 0.0, 0.001, 0.1)) if draw.random() < 0.3 else 0.0
-        return kind(sender, self.numbers, deadline_ns, draw.random() < 0.05, sleeps), ttl
+        return kind(sender, self.numbers, deadline_ns, draw.random() < 0.05, sleeps, draw.random() < 0.2), ttl
 
     def deadline_ns(self, ttl: float | None) -> int:
         """Of a message that is told now."""
@@ -135,6 +141,8 @@ class World:
     def tell(self, ref: AgentRef, work: Work, ttl: float | None) -> None:
         if ref.tell(work, ttl=ttl):
             self.accept(work, ref.name)
+        else:
+            self.refused += 1
 
 
 class Receiver(Agent):
@@ -153,7 +161,12 @@ class Receiver(Agent):
     async def work(self, work: Work) -> int:
         self.world.start(work, self.context.ref)
         if work.sleeps:
-            await asyncio.sleep(work.sleeps)
+            try:
+                await asyncio.sleep(work.sleeps)
+            except asyncio.CancelledError:
+                if not work.outlives:
+                    raise
+                await asyncio.sleep(KILL_GRACE_SECONDS + 1.0)
         if work.fails:
             raise Failed(work.number)
         return work.number
@@ -273,6 +286,10 @@ async def whatever_happens(sim: Simulation) -> None:
     # A jump of the clock may fall into the leaving, too.
     assert took <= LEAVING_SECONDS + 20 * FAULTS.jump_seconds, f"leaving took {took} s"
     assert not mesh.agents
+    totals = mesh.totals()
+    # What is injected may have been refused as well.
+    assert totals.rejected >= world.refused, f"{world.refused} were told that they were refused: {totals}"
+    assert totals.accepted >= sum(pair.accepted for pair in world.pairs.values())
     for (sender, receiver, kind), pair in world.pairs.items():
         if not sender.endswith("asks"):
             assert pair.started <= pair.accepted, (sender, receiver, kind, pair)
@@ -447,3 +464,79 @@ async def test_an_agent_that_is_ready_is_served_within_a_bounded_number_of_messa
             sim.random.choice(refs).tell(0)
             await asyncio.sleep(sim.random.choice((0.0, 0.001)))
     assert 0 < longest <= (MOST_PASSED_OVER + 1) * len(refs)
+
+
+class Lanes(Agent):
+    """Sees which lane is served while mail waits on both."""
+
+    def __init__(self, waiting: dict[type, int]) -> None:
+        self.waiting = waiting
+        self.control_run = 0
+        self.passed_by = False
+
+    @handler(lane="control")
+    def urgent(self, work: Urgent) -> None:
+        self.waiting[Urgent] -= 1
+        self.passed_by = False
+        self.control_run = self.control_run + 1 if self.waiting[Work] else 0
+        assert self.control_run <= CONTROL_RUN, f"{self.control_run} control messages in a row while normal mail waited"
+
+    @handler
+    def work(self, work: Work) -> None:
+        self.waiting[Work] -= 1
+        self.control_run = 0
+        assert not self.passed_by, "two normal messages in a row while control mail waited"
+        self.passed_by = self.waiting[Urgent] > 0
+
+
+@simulate(seeds=SEEDS)
+async def test_control_mail_goes_first_and_normal_mail_after_every_64_of_it(sim: Simulation) -> None:
+    draw = sim.random
+    waiting = {Work: 0, Urgent: 0}
+
+    def tell(ref: AgentRef, kind: type[Work], number: int) -> None:
+        waiting[kind] += number
+        assert ref.tell_many([kind("", 0)] * number) == number
+
+    async with sim.coordinator(window=None) as mesh:
+        ref = await mesh.spawn(Lanes, waiting)
+        for _ in range(draw.choice((4, 10))):
+            kind, number = draw.choice((Work, Urgent)), draw.choice((1, 3, CONTROL_RUN, 2 * CONTROL_RUN + 1))
+            if draw.random() < 0.3:
+                await sim.in_thread(tell, ref, kind, min(number, 3))
+            else:
+                tell(ref, kind, number)
+            if draw.random() < 0.3:
+                await asyncio.sleep(draw.choice((0.0, 0.001)))
+    assert waiting == {Work: 0, Urgent: 0}
+
+
+class Stage(Agent):
+    """Passes on what it gets, after a while."""
+
+    def __init__(self, later: AgentRef | None, seconds: tuple[float, ...]) -> None:
+        self.later, self.seconds = later, seconds
+
+    @handler
+    async def work(self, number: int) -> None:
+        await asyncio.sleep(self.seconds[number % len(self.seconds)])
+        if self.later is not None:
+            assert self.later.tell(number + 1), f"message {number} was handled, and what came of it refused"
+
+
+@simulate(seeds=SEEDS)
+async def test_leaving_waits_for_what_agents_send_each_other_meanwhile(sim: Simulation) -> None:
+    draw = sim.random
+    stages, messages = draw.choice((2, 5)), draw.choice((1, 8, 40))
+    async with sim.coordinator(drain_timeout=DRAIN_SECONDS) as mesh:
+        later = None
+        for _ in range(stages):
+            seconds = tuple(draw.choice((0.0, 0.001, 0.02)) for _ in range(3))
+            later = await mesh.spawn(Stage, later, seconds, concurrency=draw.choice((1, 4)))
+        for number in range(messages):
+            assert later is not None
+            assert later.tell(number)
+        if draw.random() < 0.5:
+            await asyncio.sleep(draw.choice((0.0, 0.005)))
+    totals = mesh.totals()
+    assert totals.handled == totals.sent == stages * messages, totals

@@ -186,6 +186,21 @@ def test_all_tests_are_counted_when_asked_for(project: Project) -> None:
 
 
 @pytest.mark.tools
+def test_chosen_tests_are_run_alone_with_their_options(project: Project) -> None:
+    project.plant("one-off", "return len(things) + 1")
+    project.plant("elsewhere", "return len(things) - len(set(things) & {'a'})")
+    done = project.run("--tests", "tests/test_count.py -k 'once or nothing'")
+    assert (done.returncode, done.stderr) == (1, "")
+    found = rows(done.stdout)
+    assert found["one-off"][1] == "caught"
+    assert found["elsewhere"][1] == "survived", "the module that catches it was not asked for"
+    assert done.stdout.splitlines()[-1].startswith("1 of 2 caught, in ")
+    refused = project.run("--tests", "-k once")
+    assert refused.returncode == 2
+    assert "--tests is '-k once'; it must have a module, as 'tests/test_promises.py'" in refused.stderr
+
+
+@pytest.mark.tools
 def test_a_bug_that_survives_is_named_and_fails(project: Project) -> None:
     project.plant("one-off", "return len(things) + 1")
     project.plant("harmless", "return sum(1 for thing in things)")

@@ -1,7 +1,7 @@
 """What pmesh promises holds whatever is ready first, late, from another thread, or goes wrong: seeds of simulations.
 
 `tox run -e properties` runs 10,000 seeds of each; `-- --pmesh-seeds 10000:60000` others. The ordinary run of the tests
-takes a few of them.
+takes a few of them. Promises that need a world of their own are in `test_promises.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,14 +21,14 @@ import pytest
 from pmesh import (
     Agent,
     AgentRef,
-    Backoff,
+    AgentStopped,
     Coordinator,
+    DeadLetterKind,
     InvalidArgument,
     MailboxPolicy,
     Overflow,
     PmeshError,
     State,
-    StopReason,
     SupervisionPolicy,
     Terminated,
     UnknownAgent,
@@ -35,18 +36,15 @@ from pmesh import (
 )
 from pmesh.lives import KILL_GRACE_SECONDS
 from pmesh.testing import Faults, InjectedFault, Simulation, simulate
-from pmesh.testing.simulation import MOST_LATE_SECONDS, MOST_PASSED_OVER
 
 SEEDS = 150
-# How late a timer may be, and the microseconds that the dispatcher takes.
-SLACK_SECONDS = MOST_LATE_SECONDS + 0.000_1
 
 DRAIN_SECONDS = 5.0
 # Draining, stopping within the same time again, and the grace of what is cancelled in each.
 LEAVING_SECONDS = 2 * DRAIN_SECONDS + 2 * KILL_GRACE_SECONDS + 1.0
 
-# Control messages in a row, while normal mail waits.
-CONTROL_RUN = 64
+# In a mailbox, where that is bounded; several messages' worth.
+MOST_BYTES = 12
 
 FAULTS = Faults(
     raises=0.05, stalls=0.05, cancels=0.05, kills=0.01, fills=0.03, jumps=0.03, stall_seconds=0.2, jump_seconds=0.5
@@ -65,6 +63,7 @@ class Work:
     fails: bool = False
     sleeps: float = 0.0
     outlives: bool = False
+    size: int = 0
 
 
 class Urgent(Work):
@@ -96,8 +95,11 @@ class World:
     mesh: Coordinator
     pairs: dict[tuple[str, str, type], Pair] = field(default_factory=dict)
     started: set[tuple[str, int]] = field(default_factory=set)
+    cancelled: set[tuple[str, int]] = field(default_factory=set)
     numbers: int = 0
     refused: int = 0
+    letters: Counter[DeadLetterKind] = field(default_factory=Counter)
+    timed: int = 0
 
     def pair(self, work: Work, receiver: str) -> Pair:
         return self.pairs.setdefault((work.sender, receiver, type(work)), Pair())
@@ -110,6 +112,7 @@ class World:
     def start(self, work: Work, receiver: AgentRef) -> None:
         key = (work.sender, work.number)
         assert key not in self.started, f"{work} was handled twice"
+        assert key not in self.cancelled, f"{work} was handled, and its send had been cancelled"
         self.started.add(key)
         pair = self.pair(work, receiver.name)
         assert work.number > pair.newest, f"{work} came after number {pair.newest}"
@@ -127,12 +130,23 @@ class World:
     def make(self, sender: str) -> tuple[Work, float | None]:
         """The next message of `sender`, and its time to live."""
         draw = self.sim.random
-        self.numbers += 1
         ttl = draw.choice((None, None, None, 0.05, 0.3))
-        deadline_ns = self.deadline_ns(ttl)
         kind = Urgent if draw.random() < 0.2 else Work
-        sleeps = draw.choice((0.0, 0.0, 0.001, 0.1)) if draw.random() < 0.3 else 0.0
-        return kind(sender, self.numbers, deadline_ns, draw.random() < 0.05, sleeps, draw.random() < 0.2), ttl
+        sleeps = draw.choice((0.0, 0.0, 0.001, 0.1, 0.5)) if draw.random() < 0.3 else 0.0
+        work = kind(
+            sender=sender,
+            number=self.next_number(),
+            deadline_ns=self.deadline_ns(ttl),
+            fails=draw.random() < 0.05,
+            sleeps=sleeps,
+            outlives=draw.random() < 0.3,
+            size=draw.choice((0, 0, 1, 4, 7)),
+        )
+        return work, ttl
+
+    def next_number(self) -> int:
+        self.numbers += 1
+        return self.numbers
 
     def deadline_ns(self, ttl: float | None) -> int:
         """Of a message that is told now."""
@@ -143,6 +157,22 @@ class World:
             self.accept(work, ref.name)
         else:
             self.refused += 1
+
+    def tell_many(self, ref: AgentRef, works: list[Work], ttl: float | None) -> None:
+        """As many as there is room for are accepted, the first ones: none is larger than others."""
+        accepted = ref.tell_many(works, ttl=ttl)
+        for work in works[:accepted]:
+            self.accept(work, ref.name)
+        self.refused += len(works) - accepted
+
+    async def send(self, ref: AgentRef, work: Work, timeout: float) -> None:
+        """One that is cancelled, and raises for that, must never be handled."""
+        try:
+            await ref.send(work, timeout=timeout)
+        except asyncio.CancelledError:
+            self.cancelled.add((work.sender, work.number))
+            raise
+        self.accept(work, ref.name)
 
 
 class Receiver(Agent):
@@ -185,17 +215,26 @@ class Receiver(Agent):
 
 
 class Forwarder(Receiver):
-    """Passes every third on, in its own name."""
+    """Passes every third on, in its own name, and asks about every other third."""
 
     @handler
     async def work(self, work: Work) -> int:
         self.world.start(work, self.context.ref)
-        if work.number % 3 == 0:
-            with contextlib.suppress(PmeshError):
-                target = self.world.mesh.lookup("receiver-0")
-                passed, ttl = self.world.make(self.context.name)
+        if work.number % 3 == 2:
+            return work.number
+        with contextlib.suppress(PmeshError, Failed, InjectedFault):
+            target = self.world.mesh.lookup("receiver-0")
+            passed, ttl = self.world.make(self.context.name)
+            if work.number % 3:
+                await self.ask(target, passed, work.deadline_ns)
+            else:
                 self.world.tell(target, passed, ttl)
         return work.number
+
+    async def ask(self, target: AgentRef, asked: Work, deadline_ns: int) -> None:
+        own_ns = self.world.deadline_ns(0.4)
+        deadline_ns = min(own_ns, deadline_ns or own_ns)
+        await target.ask(type(asked)(f"{asked.sender} asks", asked.number, deadline_ns), timeout=0.4)
 
 
 async def send_some(world: World, sender: str, refs: list[AgentRef]) -> None:
@@ -204,17 +243,23 @@ async def send_some(world: World, sender: str, refs: list[AgentRef]) -> None:
     for _ in range(draw.choice((3, 8))):
         ref = draw.choice(refs)
         work, ttl = world.make(sender)
-        match draw.choice(("tell", "tell", "burst", "send", "ask", "pause")):
+        match draw.choice(("tell", "tell", "burst", "many", "send", "send", "ask", "pause")):
             case "tell":
                 world.tell(ref, work, ttl)
             case "burst":
                 for _ in range(4):
                     world.tell(ref, *world.make(sender))
+            case "many":
+                works = [dataclasses.replace(work, number=world.next_number(), size=0) for _ in range(4)]
+                world.tell_many(ref, works, ttl)
             case "send":
-                work = type(work)(sender, work.number)
-                with contextlib.suppress(PmeshError):
-                    await ref.send(work, timeout=0.5)
-                    world.accept(work, ref.name)
+                work = dataclasses.replace(work, deadline_ns=0)
+                sending = asyncio.create_task(world.send(ref, work, timeout=0.5))
+                if draw.random() < 0.5:
+                    await asyncio.wait([sending], timeout=draw.choice((0.0, 0.001, 0.1)))
+                    sending.cancel()
+                with contextlib.suppress(PmeshError, asyncio.CancelledError):
+                    await sending
             case "ask":
                 # Nobody says whether it was accepted; so these are a pair of their own, which is not added up.
                 with contextlib.suppress(PmeshError, Failed, InjectedFault):
@@ -239,7 +284,7 @@ async def disturb(world: World, refs: list[AgentRef]) -> None:
         await asyncio.sleep(draw.choice((0.0, 0.01, 0.3)))
         ref = draw.choice(refs)
         with contextlib.suppress(PmeshError, TimeoutError):
-            match draw.choice(("suspend", "stop", "drain", "kill", "spawn", "watch")):
+            match draw.choice(("suspend", "stop", "drain", "kill", "spawn", "watch", "miss")):
                 case "suspend":
                     mesh.suspend(ref)
                     await asyncio.sleep(0.1)
@@ -250,6 +295,9 @@ async def disturb(world: World, refs: list[AgentRef]) -> None:
                     await mesh.drain(ref, timeout=1.0)
                 case "kill":
                     await mesh.kill(ref)
+                case "miss":
+                    world.refused += 1
+                    mesh.tell("nobody", world.make("misses")[0])
                 case "watch":
                     await asyncio.wait_for(mesh.watch(ref), 0.2)
                 case _:
@@ -260,11 +308,28 @@ def options(world: World) -> dict[str, Any]:
     draw = world.sim.random
     overflow = draw.choice((Overflow.REJECT, Overflow.REJECT, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST))
     return {
-        "mailbox": MailboxPolicy(draw.choice((1, 2, 64, 64)), overflow=overflow, adaptive=draw.random() < 0.2),
+        "mailbox": MailboxPolicy(
+            draw.choice((1, 2, 64, 64)),
+            max_bytes=draw.choice((None, None, MOST_BYTES)),
+            overflow=overflow,
+            size=lambda payload: getattr(payload, "size", 0),
+            adaptive=draw.random() < 0.2,
+        ),
         # A handler that stalls begins late, and what is handled beside it before.
         "concurrency": 1 if world.sim.faults.stalls else draw.choice((1, 1, 3)),
         "supervision": SupervisionPolicy(intensity=draw.choice((1, 3, 100)), directives={InjectedFault: "resume"}),
     }
+
+
+async def reach_all(world: World, refs: list[AgentRef]) -> None:
+    """Whoever lives has room again once all is quiet, and the window a place: nothing has kept them."""
+    # Handlers that outlive their agents end meanwhile.
+    await asyncio.sleep(2 * KILL_GRACE_SECONDS)
+    for ref in refs:
+        for kind in (Work, Urgent):
+            with contextlib.suppress(AgentStopped):
+                work = kind("last", world.next_number(), size=MOST_BYTES)
+                await world.send(ref, work, timeout=4 * KILL_GRACE_SECONDS)
 
 
 async def whatever_happens(sim: Simulation) -> None:
@@ -276,20 +341,29 @@ async def whatever_happens(sim: Simulation) -> None:
         for number in range(3):
             kind = draw.choice((Receiver, Receiver, Forwarder)) if number else Receiver
             refs.append(await mesh.spawn(kind, world, name=f"receiver-{number}", **options(world)))
+        mesh.dead_letters.subscribe(lambda letter: world.letters.update((letter.kind,)))
         async with asyncio.TaskGroup() as group:
             for number in range(draw.choice((1, 3))):
                 group.create_task(send_some(world, f"sender-{number}", refs))
             group.create_task(run_some_threads(world, refs))
             group.create_task(disturb(world, refs))
+        world.timed = mesh.take_times()["latency"].count
+        if draw.random() < 0.5:
+            await reach_all(world, refs)
         began = sim.loop.time()
     took = sim.loop.time() - began
     # A jump of the clock may fall into the leaving, too.
     assert took <= LEAVING_SECONDS + 20 * FAULTS.jump_seconds, f"leaving took {took} s"
     assert not mesh.agents
-    totals = mesh.totals()
+    totals, letters = mesh.totals(), world.letters
     # What is injected may have been refused as well.
     assert totals.rejected >= world.refused, f"{world.refused} were told that they were refused: {totals}"
     assert totals.accepted >= sum(pair.accepted for pair in world.pairs.values())
+    assert totals.dropped == letters[DeadLetterKind.DROPPED]
+    assert totals.expired == letters[DeadLetterKind.EXPIRED]
+    assert totals.dead == letters[DeadLetterKind.STOPPED] + letters[DeadLetterKind.UNHANDLED]
+    assert totals.handled + totals.failed == world.timed + mesh.latency.count
+    assert totals.as_dict() == mesh.stats().as_dict()
     for (sender, receiver, kind), pair in world.pairs.items():
         if not sender.endswith("asks"):
             assert pair.started <= pair.accepted, (sender, receiver, kind, pair)
@@ -307,46 +381,59 @@ async def test_nothing_is_begun_after_its_deadline_or_while_its_agent_does_not_r
     await whatever_happens(sim)
 
 
-def numbers_again(work: Work, world: World) -> Work:
-    """Every other message has the number of the one before it: as if that were handled twice."""
-    return dataclasses.replace(work, number=work.number - work.number % 2)
+Plant = Callable[[pytest.MonkeyPatch], None]
 
 
-def numbers_downwards(work: Work, world: World) -> Work:
-    """As if the last came first."""
-    return dataclasses.replace(work, number=1_000_000 - work.number)
+def mail_with(change: Callable[[World, Work], dict[str, Any]]) -> Plant:
+    """Mail is made with other fields."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        make = World.make
+
+        def make_other(world: World, sender: str) -> tuple[Work, float | None]:
+            work, ttl = make(world, sender)
+            return dataclasses.replace(work, **change(world, work)), ttl
+
+        patch.setattr(World, "make", make_other)
+
+    return plant
 
 
-def deadlines_before(work: Work, world: World) -> Work:
-    """As if no deadline were looked at."""
-    return dataclasses.replace(work, deadline_ns=world.sim.loop.clock.now_ns())
+def states_that_are(change: Callable[[State], State]) -> Plant:
+    """The coordinator tells of other states of agents."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        state = Coordinator.state
+        patch.setattr(Coordinator, "state", lambda mesh, ref: change(state(mesh, ref)))
+
+    return plant
+
+
+def sends_that_count_as_cancelled(patch: pytest.MonkeyPatch) -> None:
+    async def send(world: World, ref: AgentRef, work: Work, timeout: float) -> None:
+        world.cancelled.add((work.sender, work.number))
+        await ref.send(work, timeout=timeout)
+
+    patch.setattr(World, "send", send)
 
 
 @pytest.mark.parametrize(
-    ("breaks", "told"),
+    ("plant", "told"),
     [
-        (numbers_again, r"was handled twice"),
-        (numbers_downwards, r"came after number"),
-        (deadlines_before, r"ns after its deadline"),
-        (State.SUSPENDED, r"was begun while receiver-\d is State.SUSPENDED"),
-        (None, r"^the notice came before the end"),
+        (mail_with(lambda world, work: {"number": work.number - work.number % 2}), r"was handled twice"),
+        (mail_with(lambda world, work: {"number": 1_000_000 - work.number}), r"came after number"),
+        (mail_with(lambda world, work: {"deadline_ns": world.sim.loop.clock.now_ns()}), r"ns after its deadline"),
+        (states_that_are(lambda state: State.SUSPENDED), r"was begun while receiver-\d is State.SUSPENDED"),
+        (
+            states_that_are(lambda state: State.RUNNING if state is State.STOPPED else state),
+            r"^the notice came before the end",
+        ),
+        (sends_that_count_as_cancelled, r"was handled, and its send had been cancelled"),
     ],
 )
-def test_what_breaks_a_promise_ends_the_run(breaks: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_breaks_a_promise_ends_the_run(plant: Plant, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """These are looked at in handlers, whose errors the agents' supervision takes care of."""
-    make, state = World.make, Coordinator.state
-    if callable(breaks):
-        monkeypatch.setattr(
-            World, "make", lambda world, sender: (breaks((made := make(world, sender))[0], world), made[1])
-        )
-    elif breaks is not None:
-        monkeypatch.setattr(Coordinator, "state", lambda mesh, ref: breaks)
-    else:
-        monkeypatch.setattr(
-            Coordinator,
-            "state",
-            lambda mesh, ref: State.RUNNING if (is_now := state(mesh, ref)) is State.STOPPED else is_now,
-        )
+    plant(monkeypatch)
     faults = dataclasses.replace(FAULTS, stalls=0.0)
     with pytest.raises(AssertionError, match=told):
         for seed in range(50):
@@ -363,180 +450,3 @@ def test_the_same_seed_gives_the_same_trace(pmesh_simulated: Any, monkeypatch: p
             run.run(whatever_happens)
         pmesh_simulated.tally.add(runs[0])
         assert runs[0].trace == runs[1].trace, f"seed {seed}"
-
-
-class Fragile(Agent):
-    """Fails whenever it is told to; writes down when, and when it was there again."""
-
-    def __init__(self, failed: list[float], started: list[float], now: Callable[[], float]) -> None:
-        self.failed, self.started, self.now = failed, started, now
-
-    async def on_start(self) -> None:
-        self.started.append(self.now())
-
-    @handler
-    async def work(self, fails: bool) -> None:
-        if fails:
-            self.failed.append(self.now())
-            raise Failed
-
-
-@simulate(seeds=SEEDS)
-async def test_restarts_are_as_many_and_as_late_as_their_policy_says(sim: Simulation) -> None:
-    draw = sim.random
-    policy = SupervisionPolicy(
-        intensity=draw.choice((1, 2, 5)),
-        period=draw.choice((0.5, 3.0)),
-        backoff=draw.choice((None, Backoff(0.01, 0.05, jitter=0.0), Backoff(0.02, 1.0, jitter=0.5, reset_seconds=0.5))),
-    )
-    failed: list[float] = []
-    started: list[float] = []
-    async with sim.coordinator() as mesh:
-        ref = await mesh.spawn(Fragile, failed, started, sim.loop.time, name="fragile", supervision=policy)
-        for _ in range(draw.choice((3, 12))):
-            await asyncio.sleep(draw.choice((0.0, 0.1, 0.1, 0.7, policy.period)))
-            for _ in range(draw.choice((1, 1, 3))):
-                ref.tell(draw.random() < 0.7)
-        while mesh.stats().pending or mesh.state(ref) is State.BACKOFF:
-            await asyncio.sleep(1.0)
-        restarts = mesh.restarts(ref)
-        end = None if ref.is_alive else await mesh.watch(ref)
-    allowed, given_up = restarts_allowed(failed, policy)
-    assert restarts == allowed == len(started) - 1
-    assert (end is not None) is given_up
-    assert end is None or end.reason is StopReason.FAILED
-    assert_waits(failed, started, policy.backoff)
-
-
-def restarts_allowed(failed: list[float], policy: SupervisionPolicy) -> tuple[int, bool]:
-    """By the times of the failures alone: how many restarts there must have been, and whether the last was too many."""
-    for number, when in enumerate(failed):
-        if sum(before > when - policy.period for before in failed[: number + 1]) > policy.intensity:
-            assert number == len(failed) - 1, "it went on after one restart too many"
-            return number, True
-    return len(failed), False
-
-
-def assert_waits(failed: list[float], started: list[float], backoff: Backoff | None) -> None:
-    """Each restart came after `min(max, min * 2**n)` and its jitter, n being the restarts in a row before it."""
-    in_a_row = {0}
-    for number, (when, again) in enumerate(zip(failed, started[1:], strict=False)):
-        waited = again - when
-        if backoff is None:
-            assert waited <= SLACK_SECONDS
-            continue
-        quiet = when - started[number] - backoff.quiet_seconds
-        if number and quiet > SLACK_SECONDS:
-            in_a_row = {0}
-        elif number and quiet > -SLACK_SECONDS:
-            in_a_row |= {0}  # it may have been either
-        fitting = set()
-        for before in in_a_row:
-            least = min(backoff.max_seconds, backoff.min_seconds * 2**before)
-            if least - 1e-6 <= waited <= least * (1 + backoff.jitter) + SLACK_SECONDS:
-                fitting.add(before + 1)
-        assert fitting, f"restart {number + 1} came after {waited} s, with {in_a_row} restarts in a row before"
-        in_a_row = fitting
-
-
-@simulate(seeds=SEEDS)
-async def test_an_agent_that_is_ready_is_served_within_a_bounded_number_of_messages(sim: Simulation) -> None:
-    waited: dict[str, int] = {}
-    longest = 0
-    choose = sim.choose
-
-    def observed(mesh: Any, ready: list[AgentRef]) -> int:
-        for ref in ready:
-            waited[ref.name] = waited.get(ref.name, 0) + 1
-        return choose(mesh, ready)
-
-    def serve(name: str) -> None:
-        nonlocal longest
-        longest = max(longest, waited.pop(name, 0))
-
-    sim.choose = observed  # type: ignore[method-assign]
-    async with sim.coordinator(window=None) as mesh:
-        names = [f"agent-{number}" for number in range(5)]
-        refs = [await mesh.spawn(lambda payload, name=name: serve(name), name=name) for name in names]
-        for ref in refs:
-            ref.tell_many(range(sim.random.choice((1, 20))))
-        for _ in range(5):
-            sim.random.choice(refs).tell(0)
-            await asyncio.sleep(sim.random.choice((0.0, 0.001)))
-    assert 0 < longest <= (MOST_PASSED_OVER + 1) * len(refs)
-
-
-class Lanes(Agent):
-    """Sees which lane is served while mail waits on both."""
-
-    def __init__(self, waiting: dict[type, int]) -> None:
-        self.waiting = waiting
-        self.control_run = 0
-        self.passed_by = False
-
-    @handler(lane="control")
-    def urgent(self, work: Urgent) -> None:
-        self.waiting[Urgent] -= 1
-        self.passed_by = False
-        self.control_run = self.control_run + 1 if self.waiting[Work] else 0
-        assert self.control_run <= CONTROL_RUN, f"{self.control_run} control messages in a row while normal mail waited"
-
-    @handler
-    def work(self, work: Work) -> None:
-        self.waiting[Work] -= 1
-        self.control_run = 0
-        assert not self.passed_by, "two normal messages in a row while control mail waited"
-        self.passed_by = self.waiting[Urgent] > 0
-
-
-@simulate(seeds=SEEDS)
-async def test_control_mail_goes_first_and_normal_mail_after_every_64_of_it(sim: Simulation) -> None:
-    draw = sim.random
-    waiting = {Work: 0, Urgent: 0}
-
-    def tell(ref: AgentRef, kind: type[Work], number: int) -> None:
-        waiting[kind] += number
-        assert ref.tell_many([kind("", 0)] * number) == number
-
-    async with sim.coordinator(window=None) as mesh:
-        ref = await mesh.spawn(Lanes, waiting)
-        for _ in range(draw.choice((4, 10))):
-            kind, number = draw.choice((Work, Urgent)), draw.choice((1, 3, CONTROL_RUN, 2 * CONTROL_RUN + 1))
-            if draw.random() < 0.3:
-                await sim.in_thread(tell, ref, kind, min(number, 3))
-            else:
-                tell(ref, kind, number)
-            if draw.random() < 0.3:
-                await asyncio.sleep(draw.choice((0.0, 0.001)))
-    assert waiting == {Work: 0, Urgent: 0}
-
-
-class Stage(Agent):
-    """Passes on what it gets, after a while."""
-
-    def __init__(self, later: AgentRef | None, seconds: tuple[float, ...]) -> None:
-        self.later, self.seconds = later, seconds
-
-    @handler
-    async def work(self, number: int) -> None:
-        await asyncio.sleep(self.seconds[number % len(self.seconds)])
-        if self.later is not None:
-            assert self.later.tell(number + 1), f"message {number} was handled, and what came of it refused"
-
-
-@simulate(seeds=SEEDS)
-async def test_leaving_waits_for_what_agents_send_each_other_meanwhile(sim: Simulation) -> None:
-    draw = sim.random
-    stages, messages = draw.choice((2, 5)), draw.choice((1, 8, 40))
-    async with sim.coordinator(drain_timeout=DRAIN_SECONDS) as mesh:
-        later = None
-        for _ in range(stages):
-            seconds = tuple(draw.choice((0.0, 0.001, 0.02)) for _ in range(3))
-            later = await mesh.spawn(Stage, later, seconds, concurrency=draw.choice((1, 4)))
-        for number in range(messages):
-            assert later is not None
-            assert later.tell(number)
-        if draw.random() < 0.5:
-            await asyncio.sleep(draw.choice((0.0, 0.005)))
-    totals = mesh.totals()
-    assert totals.handled == totals.sent == stages * messages, totals

@@ -3,12 +3,14 @@
     python tests/mutants/run.py                    all of them, about five minutes on two cores
     python tests/mutants/run.py lost-wake          those of these names
     python tests/mutants/run.py --all-tests NAME   every test for each, and how many fail: minutes for each
+    python tests/mutants/run.py --tests "tests/test_promises.py --pmesh-seeds 1000"
+                                                   what these tests catch by themselves
     python tests/mutants/run.py --list             what there is
 
 Each is a `.patch` beside this file. The modules it names are run first and until a test fails; where none fails, the
-whole suite is. The core is built without optimisation and, as in a release, without asserts: those of a debug build
-would catch some of the bugs, and users do not run one. Exits 0 when every bug is caught, 1 when one survives, does
-not fit the tree or does not build, and 2 when the tests fail without any bug.
+whole suite is (not with `--tests`). The core is built without optimisation and, as in a release, without asserts: those
+of a debug build would catch some of the bugs, and users do not run one. Exits 0 when every bug is caught, 1 when one
+survives, does not fit the tree or does not build, and 2 when the tests fail without any bug.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -195,8 +198,13 @@ class Bench:
                     raise UnpatchedFails(outcome)
             return self._whole
 
-    def try_mutant(self, mutant: Mutant, times: Times, *, all_tests: bool) -> Outcome:
-        """Plant a bug and test."""
+    def try_mutant(self, mutant: Mutant, times: Times, *, all_tests: bool, no_others: bool) -> Outcome:
+        """Plant a bug, and run the tests of the mutant.
+
+        Args:
+            all_tests: Run every test instead, and count those that fail.
+            no_others: Do not run the whole suite where none of the mutant's tests fails.
+        """
         tree = self._scratch / mutant.name
         shutil.copytree(self.tree, tree, ignore=shutil.ignore_patterns("build", "__pycache__", ".hypothesis"))
         try:
@@ -216,7 +224,7 @@ class Bench:
             outcome = self._test(tree, (), *self._whole_times().limits(()))
         else:
             outcome = self._test(tree, mutant.tests, *times.limits(mutant.tests), "--maxfail=1")
-            if outcome.verdict == "survived":
+            if outcome.verdict == "survived" and not no_others:
                 outcome = self._test(tree, (), *self._whole_times().limits(()), "--maxfail=1")
         shutil.rmtree(tree)
         return dataclasses.replace(outcome, build_seconds=built.build_seconds)
@@ -284,18 +292,30 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="MUTANT", help="which; all by default")
     parser.add_argument("--list", action="store_true", help="say what there is, and end")
     parser.add_argument("--all-tests", action="store_true", help="run every test for each, and count those that fail")
+    parser.add_argument(
+        "--tests",
+        type=shlex.split,
+        metavar="ARGUMENTS",
+        help="run pytest with these modules and options for each, instead of the tests that it names",
+    )
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="how many at a time")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="work there, and leave logs and trees behind")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs is {arguments.jobs}; it must be at least 1")
+    if arguments.tests is not None and not any((ROOT / test).is_file() for test in arguments.tests):
+        parser.error(f"--tests is {shlex.join(arguments.tests)!r}; it must have a module, as 'tests/test_promises.py'")
+    if arguments.tests is not None and arguments.all_tests:
+        parser.error("--tests and --all-tests cannot both be given")
     unknown = set(arguments.names) - set(mutant_names())
     if unknown:
         parser.error(f"no mutant is called {', '.join(sorted(unknown))}; there are {', '.join(mutant_names())}")
     return arguments
 
 
-def run(mutants: Sequence[Mutant], scratch: Path, processes: Processes, *, jobs: int, all_tests: bool) -> int:
+def run(
+    mutants: Sequence[Mutant], scratch: Path, processes: Processes, *, jobs: int, all_tests: bool, no_others: bool
+) -> int:
     bench = Bench(scratch, processes)
     started = time.monotonic()
     built = bench.build_unpatched()
@@ -308,10 +328,13 @@ def run(mutants: Sequence[Mutant], scratch: Path, processes: Processes, *, jobs:
     if unpatched.verdict != "survived":
         print(UnpatchedFails(unpatched))
         return 2
-    print(f"without any bug the tests of {len(modules)} modules pass in {unpatched.test_seconds:.1f} s", flush=True)
+    print(f"without any bug the tests pass in {unpatched.test_seconds:.1f} s", flush=True)
     results: dict[Mutant, Outcome] = {}
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(bench.try_mutant, mutant, times, all_tests=all_tests): mutant for mutant in mutants}
+        futures = {
+            pool.submit(bench.try_mutant, mutant, times, all_tests=all_tests, no_others=no_others): mutant
+            for mutant in mutants
+        }
         try:
             for future in concurrent.futures.as_completed(futures):
                 mutant, outcome = futures[future], future.result()
@@ -360,8 +383,14 @@ def main() -> int:
             kind = "core" if any(file.endswith(CORE_SUFFIXES) for file in mutant.files) else "Python"
             print(f"{mutant.name} ({kind}): {mutant.description}")
         return 0
+    if arguments.tests is not None:
+        mutants = [dataclasses.replace(mutant, tests=tuple(arguments.tests)) for mutant in mutants]
     processes = Processes()
-    options = {"jobs": arguments.jobs, "all_tests": arguments.all_tests}
+    options = {
+        "jobs": arguments.jobs,
+        "all_tests": arguments.all_tests,
+        "no_others": arguments.tests is not None,
+    }
     try:
         if arguments.keep is not None:
             arguments.keep.mkdir(parents=True)

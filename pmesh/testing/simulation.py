@@ -8,18 +8,13 @@ event loop itself keep their order, as asyncio promises.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextvars
-import functools
 import inspect
 import random
-import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import Any, TypeVar, TypeVarTuple
 
 from pmesh._core import AgentRef, cell_of, timeout_seconds
 from pmesh.coordinator import Coordinator
@@ -31,8 +26,9 @@ from pmesh.testing.faults import Faults
 from pmesh.testing.loop import HORIZON_SECONDS, SECOND_NS, START_NS, Deadlock, VirtualTimeLoop
 from pmesh.testing.other_thread import StuckError, call_elsewhere
 from pmesh.testing.outcomes import is_about_the_test
+from pmesh.testing.simulated_loop import THREAD_PATIENCE_SECONDS, Call, SimulatedLoop
 from pmesh.testing.simulated_mesh import SLICE_SECONDS, SimulatedCoordinator
-from pmesh.testing.trace import Event, shown
+from pmesh.testing.trace import Event, name_of, shown
 
 __all__ = ["Simulation"]
 
@@ -57,12 +53,6 @@ _TIMERS = {"_set_result_unless_cancelled": "a sleep", "Dispatcher._sweep": "time
 
 # Messages and turns of the loop after which a run goes round in circles.
 MOST_STEPS = 1_000_000
-
-# Real seconds that a call in another thread may take.
-THREAD_PATIENCE_SECONDS = 30.0
-
-# Real seconds that a call in an executor may go on after it has called the loop, before it is taken to wait for that.
-THREAD_GRACE_SECONDS = 0.05
 
 
 class Simulation:
@@ -109,7 +99,7 @@ class Simulation:
         self._traced = traced
         self._faults_left = -1 if self.faults.most is None else self.faults.most
         self._meshes: list[SimulatedCoordinator] = []
-        self._calls: list[_Call] = []
+        self._calls: list[Call] = []
         self._steps = 0
         self._passed_over = 0
         self._failure: BaseException | None = None
@@ -151,7 +141,7 @@ class Simulation:
             )
         self._check_begun("in_thread")
         future: asyncio.Future[Result] = self.loop.create_future()
-        self._await_call(_Call(future, function, args, self._call_elsewhere))
+        self._await_call(Call(future, function, args, self._call_elsewhere))
         return future
 
     def _check_begun(self, method: str) -> None:
@@ -216,7 +206,7 @@ class Simulation:
         return result
 
     def _make_loop(self) -> VirtualTimeLoop:
-        self.loop = _Loop(self)
+        self.loop = SimulatedLoop(self, self._horizon_seconds)
         self.loop.set_exception_handler(lambda loop, context: self._errors.append(context))
         return self.loop
 
@@ -234,10 +224,10 @@ class Simulation:
         if self._over:
             return None
         future = self.loop.create_future()
-        self._await_call(_Call(future, function, args, lambda call: self._call_executor(call, executor)))
+        self._await_call(Call(future, function, args, lambda call: self._call_executor(call, executor)))
         return future
 
-    def _await_call(self, call: _Call) -> None:
+    def _await_call(self, call: Call) -> None:
         self.keep_in_mind(call.future)
         self._calls.append(call)
 
@@ -309,7 +299,7 @@ class Simulation:
             return 0.0
         seconds = self._decisions.between(0, MOST_LATE_SECONDS)
         if self._traced:
-            what = _TIMERS.get(_name_of(callback), _name_of(callback))
+            what = _TIMERS.get(name_of(callback), name_of(callback))
             whose = self._whose()
             text = f"will be {seconds * 1e6:.0f} us late with {what}{f' of {whose}' if whose else ''}"
             self.add_event("loop", text, True)
@@ -384,13 +374,13 @@ class Simulation:
         except KeyboardInterrupt as interrupt:
             self._fail(interrupt)
 
-    def _call_elsewhere(self, call: _Call) -> None:
+    def _call_elsewhere(self, call: Call) -> None:
         try:
             result, error = call_elsewhere(call.function, call.args, THREAD_PATIENCE_SECONDS)
         except StuckError:
             self._fail(
                 AssertionError(
-                    f"{_name_of(call.function)} has not returned after {THREAD_PATIENCE_SECONDS:g} s: what in_thread()"
+                    f"{name_of(call.function)} has not returned after {THREAD_PATIENCE_SECONDS:g} s: what in_thread()"
                     " calls must not wait for the event loop, which stands still meanwhile"
                 )
             )
@@ -399,13 +389,13 @@ class Simulation:
                 if isinstance(result, Coroutine):
                     result.close()  # it has been said
                 error = InvalidType(
-                    f"{_name_of(call.function)} returned {shown(result)} in a thread, where nothing awaits it: what"
+                    f"{name_of(call.function)} returned {shown(result)} in a thread, where nothing awaits it: what"
                     " in_thread() calls must be a plain function, such as ref.tell"
                 )
             call.end(result, error)
 
-    def _call_executor(self, call: _Call, executor: Executor | None) -> None:
-        assert isinstance(self.loop, _Loop)
+    def _call_executor(self, call: Call, executor: Executor | None) -> None:
+        assert isinstance(self.loop, SimulatedLoop)
         work = self.loop.stand_still(executor, call)
         if work.done():
             error = work.exception()
@@ -472,128 +462,6 @@ class Simulation:
             self.trace.append(Event(round(self.seconds, 9), who, what, is_departure))
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A call that another thread is to make, and who makes it."""
-
-    future: asyncio.Future[Any]
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    make: Callable[[_Call], None]
-
-    @property
-    def text(self) -> str:
-        function, args = self.function, self.args
-        if isinstance(function, functools.partial) and isinstance(
-            getattr(function.func, "__self__", None), contextvars.Context
-        ):
-            # As asyncio.to_thread() has it.
-            function, *args = function.args  # type: ignore[assignment]
-        return f"{_name_of(function)}({', '.join(map(shown, args))})"
-
-    def end(self, result: object, error: BaseException | None) -> None:
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(result)
-        elif isinstance(error, StopIteration):
-            # As a generator does: raised where a future is awaited, it would end the awaiting coroutine.
-            self.future.set_exception(_caused(RuntimeError(f"{_name_of(self.function)} raised StopIteration"), error))
-        else:
-            self.future.set_exception(error)
-
-
-class _Loop(VirtualTimeLoop):
-    """Asks the simulation before each turn, how late timers are, and when an executor makes a call."""
-
-    def __init__(self, simulation: Simulation) -> None:
-        self._simulation = simulation
-        self._executor: Executor | None = None
-        # Set when a thread for which this stands still has ended its call, or has called this loop.
-        self._stirred = threading.Event()
-        super().__init__(horizon_seconds=simulation._horizon_seconds)
-
-    def call_at(
-        self,
-        when: float,
-        callback: Callable[[Unpack[Arguments]], object],
-        *args: *Arguments,
-        context: contextvars.Context | None = None,
-    ) -> asyncio.TimerHandle:
-        late = self._simulation.lateness(callback)
-        return super().call_at(when + late, callback, *args, context=context)
-
-    def set_default_executor(self, executor: Any) -> None:
-        super().set_default_executor(executor)
-        self._executor = executor
-
-    def run_in_executor(
-        self, executor: Executor | None, func: Callable[[Unpack[Arguments]], Result], *args: *Arguments
-    ) -> asyncio.Future[Result]:
-        future: asyncio.Future[Result] | None = self._simulation.in_executor(executor, func, args)
-        return super().run_in_executor(executor, func, *args) if future is None else future
-
-    def call_soon_threadsafe(
-        self,
-        callback: Callable[[Unpack[Arguments]], object],
-        *args: *Arguments,
-        context: contextvars.Context | None = None,
-    ) -> asyncio.Handle:
-        handle = super().call_soon_threadsafe(callback, *args, context=context)
-        self._stirred.set()
-        return handle
-
-    def stand_still(self, executor: Executor | None, call: _Call) -> concurrent.futures.Future[Any]:
-        """Have an executor make a call, and stand still until it is over or seems to wait for this loop."""
-        if executor is None:
-            if self._executor is None:
-                self.set_default_executor(concurrent.futures.ThreadPoolExecutor(thread_name_prefix="asyncio"))
-            executor = self._executor
-            assert executor is not None
-        self._stirred.clear()
-        work = executor.submit(call.function, *call.args)
-        work.add_done_callback(lambda work: self._stirred.set())
-        self._stirred.wait(THREAD_PATIENCE_SECONDS)
-        concurrent.futures.wait([work], THREAD_GRACE_SECONDS)
-        return work
-
-    def go_on_beside(self, work: concurrent.futures.Future[Any], future: asyncio.Future[Any]) -> None:
-        """Go on, and wait for `work` before time passes."""
-
-        def end(ended: asyncio.Future[Any]) -> None:
-            self._threads -= 1
-            if future.done():
-                return
-            error = ended.exception()
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(ended.result())
-
-        self._threads += 1
-        asyncio.wrap_future(work, loop=self).add_done_callback(end)
-
-    def create_task(self, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
-        task = super().create_task(*args, **kwargs)
-        self._simulation.has_task(task)
-        return task
-
-    def wait_for_events(self, selector: Any, timeout: float | None) -> Any:
-        if self._simulation.turn(timeout is None or timeout > 0):
-            timeout = 0
-        return super().wait_for_events(selector, timeout)
-
-
 def _reported(context: dict[str, Any]) -> str:
     error = context.get("exception")
     return f"reported to the event loop: {context.get('message')}{'' if error is None else f': {shown(error)}'}"
-
-
-def _caused(error: BaseException, cause: BaseException) -> BaseException:
-    error.__cause__ = cause
-    return error
-
-
-def _name_of(function: object) -> str:
-    name = getattr(function, "__qualname__", None)
-    return name if isinstance(name, str) else shown(function)

@@ -6,7 +6,7 @@ import re
 import reprlib
 from dataclasses import dataclass
 
-__all__ = ["Event", "shown", "trace_text"]
+__all__ = ["Event", "name_of", "shown", "trace_text"]
 
 # An address differs from run to run, and says nothing.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -61,6 +61,12 @@ def shown(value: object) -> str:
     except Exception as error:  # noqa: BLE001 - whatever a repr of the user's raises, the trace goes on
         text = f"<{type(value).__qualname__}, whose repr raised {type(error).__name__}>"
     return _ADDRESS.sub("", text)
+
+
+def name_of(function: object) -> str:
+    """The name of a function, with its class; of another callable a short `repr`."""
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else shown(function)
 
 
 def trace_text(events: list[Event]) -> str:

@@ -741,7 +741,7 @@ class Coordinator:
         self._lives.suspend(self._life_of(agent))
 
     def resume(self, agent: AgentRef | str) -> None:
-        """Let a suspended agent handle its mail again.
+        """Let a suspended agent handle its mail again; one that is being restarted, as soon as it is up.
 
         Raises:
             IllegalTransition: It is not suspended; the text says what it is.

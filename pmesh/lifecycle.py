@@ -39,12 +39,13 @@ class StopReason(enum.Enum):
     SHUTDOWN = "shutdown"  # the coordinator was left
 
 
-# RUNNING or SUSPENDED to STARTING is a restart with its group, FAILED to RUNNING a resume.
+# RUNNING or SUSPENDED to STARTING is a restart with its group, FAILED to RUNNING a resume; SUSPENDED to FAILED is of a
+# handler that had begun before.
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.NEW: frozenset({State.STARTING}),
     State.STARTING: frozenset({State.RUNNING, State.DRAINING, State.FAILED, State.STOPPING}),
     State.RUNNING: frozenset({State.SUSPENDED, State.DRAINING, State.STOPPING, State.FAILED, State.STARTING}),
-    State.SUSPENDED: frozenset({State.RUNNING, State.DRAINING, State.STOPPING, State.STARTING}),
+    State.SUSPENDED: frozenset({State.RUNNING, State.DRAINING, State.STOPPING, State.FAILED, State.STARTING}),
     State.DRAINING: frozenset({State.STOPPING, State.FAILED}),
     State.FAILED: frozenset({State.RUNNING, State.BACKOFF, State.STARTING, State.STOPPING}),
     State.BACKOFF: frozenset({State.STARTING, State.DRAINING, State.STOPPING}),

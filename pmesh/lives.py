@@ -582,7 +582,9 @@ class Lives:
         life.cell.pause()
 
     def resume(self, life: Life) -> None:
-        """Handle mail again."""
+        """Handle mail again, or once a restart is over."""
+        if self.recovery.take_back_suspension(life):
+            return
         if life.state is not State.SUSPENDED:
             # The table lets a start and a failure end in RUNNING too, and those are not over yet.
             raise IllegalTransition(

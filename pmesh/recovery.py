@@ -167,6 +167,14 @@ class Recovery:
             return life.state in (State.FAILED, State.BACKOFF)
         return life.record is not None and life.record.restarter is not None and not life.record.torn_down
 
+    def take_back_suspension(self, life: Life) -> bool:
+        """Let an agent that is being restarted handle its mail then, though it was suspended; False for any other."""
+        record = life.record
+        if life.state not in _BETWEEN or record is None or record.returns_to is not State.SUSPENDED:
+            return False
+        record.returns_to = State.RUNNING
+        return True
+
     # What happens.
 
     def fail(self, life: Life, error: BaseException) -> Directive | None:
@@ -183,8 +191,7 @@ class Recovery:
         if directive is not Directive.RESUME:
             life.cell.pause()
             self._record(life).returns_to = life.state
-            if life.state is not State.SUSPENDED:
-                life.move(State.FAILED)
+            life.move(State.FAILED)
             if directive is Directive.RESTART:
                 self._begin(life, error)
             elif directive is Directive.STOP:
@@ -436,7 +443,7 @@ class Recovery:
         if self._lives.is_closing or record.returns_to is State.DRAINING:
             return
         if life.state is State.STARTING:
-            life.move(State.FAILED)  # it was suspended, or stopped itself
+            life.move(State.FAILED)  # it stopped itself
         life.move(State.BACKOFF)
         record.hasten = self._loop.create_future()
         await asyncio.wait([record.hasten], timeout=seconds)

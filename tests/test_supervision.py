@@ -1183,6 +1183,66 @@ def test_what_a_start_that_failed_set_up_is_gone(run: Run, mesh: Mesh) -> None:
 # Where what several parts do meets.
 
 
+@pytest.mark.parametrize("moment", ["at once", "in its backoff", "while it starts"])
+def test_an_agent_that_failed_while_it_was_suspended_can_be_resumed_before_it_is_up(
+    run: Run, mesh: Mesh, moment: str
+) -> None:
+    async def main() -> None:
+        policy = SupervisionPolicy(backoff=Backoff(1.0, 1.0, jitter=0.0))
+        async with mesh() as bus:
+            ref = await bus.spawn(Slow, [], name="slow", supervision=policy)
+            asking = asyncio.create_task(ref.ask("fail later"))
+            await asyncio.sleep(0.5)
+            bus.suspend(ref)
+            waiting = asyncio.create_task(ref.ask("waits"))
+            with pytest.raises(Boom):
+                await asking
+            if moment != "at once":
+                await asyncio.sleep(0.5 if moment == "in its backoff" else 1.5)
+                assert bus.state(ref) is (State.BACKOFF if moment == "in its backoff" else State.STARTING)
+            bus.resume(ref)
+            with pytest.raises(IllegalTransition, match=r"'slow' is .* and cannot be resumed"):
+                bus.resume(ref)
+            assert await waiting == "waits"
+            assert bus.state(ref) is State.RUNNING
+
+    run(main)
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_an_agent_that_is_stopped_for_a_failure_while_suspended_handles_nothing_more(
+    run: Run, mesh: Mesh, resumed: bool
+) -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def work(payload: object) -> None:
+            await gate.wait()
+            raise Boom
+
+        async with mesh() as bus:
+            ref = await bus.spawn(work, supervision=SupervisionPolicy(directives={Boom: "stop"}))
+            asking = asyncio.create_task(ref.ask(0))
+            await turns()
+            bus.suspend(ref)
+            waiting = asyncio.create_task(ref.ask(1))
+            await turns()
+            gate.set()
+            await gate.wait()
+            while bus.state(ref) is State.SUSPENDED:
+                await asyncio.sleep(0)
+            assert bus.state(ref) is State.FAILED
+            if resumed:
+                bus.resume(ref)
+            for ended, error in ((asking, Boom), (waiting, AgentStopped)):
+                with pytest.raises(error):
+                    await ended
+            assert (bus.stats().failed, bus.stats().dead, bus.stats().handled) == (1, 1, 0)
+            assert (await bus.watch(ref)).reason is StopReason.FAILED
+
+    run(main)
+
+
 def test_only_a_suspended_agent_can_be_resumed(run: Run, mesh: Mesh) -> None:
     async def main() -> None:
         diary: list[Any] = []
@@ -1219,6 +1279,9 @@ class Slow(Agent):
         self.diary.append("started")
 
     async def receive(self, payload: object) -> object:
+        if payload == "fail later":
+            await asyncio.sleep(1.0)
+            raise Boom
         if payload == "fail":
             raise Boom
         return payload

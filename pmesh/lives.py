@@ -583,21 +583,24 @@ class Lives:
 
     def resume(self, life: Life) -> None:
         """Handle mail again, or once a restart is over."""
-        if self.recovery.take_back_suspension(life):
-            return
-        if life.state is not State.SUSPENDED:
+        if not self._end_suspension(life):
             # The table lets a start and a failure end in RUNNING too, and those are not over yet.
             raise IllegalTransition(
                 f"agent {life.name!r} is {life.state.name} and cannot be resumed; only one that is SUSPENDED can"
             )
+
+    def _end_suspension(self, life: Life) -> bool:
+        """Whether there was one, be it of an agent that is being restarted."""
+        if life.state is not State.SUSPENDED:
+            return self.recovery.take_back_suspension(life)
         life.move(State.RUNNING)
         life.cell.resume()
+        return True
 
     def hasten_all(self) -> None:
         """Nothing waits any more that could handle its mail instead: for the end of the coordinator."""
         for life in list(self.by_name.values()):
-            if life.state is State.SUSPENDED:
-                self.resume(life)
+            self._end_suspension(life)
             self.recovery.hasten(life)
 
     # Watching.

@@ -423,8 +423,7 @@ class Recovery:
             life.cell.resume()
         else:
             life.move(State.RUNNING)
-            # While the coordinator is left nobody resumes it any more, and its mail is to be handled.
-            if record.returns_to is State.SUSPENDED and not self._lives.is_closing:
+            if record.returns_to is State.SUSPENDED:
                 life.move(State.SUSPENDED)
             else:
                 life.cell.resume()
